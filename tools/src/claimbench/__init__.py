@@ -1,0 +1,1 @@
+"""Hold performance claims to account."""
