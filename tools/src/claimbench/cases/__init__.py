@@ -1,0 +1,1 @@
+"""Cases: what is run. Each module imports exactly one package, and only inside a worker process."""

