@@ -70,7 +70,7 @@ $(foreach p,$(PACKAGES),$(eval $(call TEST_PACKAGE,$(p))))
 
 test-tools: setup
 	@echo "== tests of claimbench"
-	@$(PY) -m pytest -q --doctest-modules tools/tests tools/src/claimbench --ignore=tools/src/claimbench/cases $(TEST_ARGS)
+	@$(PY) -m pytest -q --doctest-modules tools/tests tools/src/claimbench --ignore=tools/src/claimbench/cases --ignore=tools/src/claimbench/runtimes $(TEST_ARGS)
 
 test-root: setup
 	@echo "== tests of the workspace"

@@ -483,13 +483,13 @@ def _find(record: Record, claim: Claim, seed: int) -> Finding:
     if claim.needs == "cuda" and record.start.device != "cuda":
         judged = Judged(Verdict.HARDWARE_MISSING, f"needs a CUDA device; on {record.start.device}: {judged.reason}")
     elif wrong:
-        where = f"{wrong[0].variant} at {point_name(wrong[0].params)}"
+        where = f"{wrong[0].variant} at {point_name(wrong[0].params)}" if wrong[0].params else wrong[0].variant
         judged = Judged(Verdict.INCORRECT, f"{where} is wrong: {wrong[0].reason}; timed all the same: {judged.reason}")
     elif unfaithful:
         bad = unfaithful[0]
         judged = Judged(
             Verdict.INCORRECT,
-            f"the rebuilt {bad.label} shows {bad.estimate:.0f}, the original {bad.low:g} to {bad.high:g} "
+            f"the rebuilt {bad.label} shows {bad.estimate:.3g}, the original {bad.low:g} to {bad.high:g} "
             f"({bad.source}): not faithful enough to judge; timed all the same: {judged.reason}",
         )
     elif conclusive and len(fidelity) < len(claim.fidelity):

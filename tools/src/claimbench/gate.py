@@ -72,7 +72,8 @@ def difference(result: Leaves, reference: Leaves, tolerance: Tolerance) -> Diffe
             max_abs = max(max_abs, float(gap.max()))
             nonzero = size > 0
             if nonzero.any():
-                max_rel = max(max_rel, float((gap[nonzero] / size[nonzero]).max()))
+                with np.errstate(over="ignore"):  # beside a subnormal number any other is infinitely large
+                    max_rel = max(max_rel, float((gap[nonzero] / size[nonzero]).max()))
             beyond = gap > tolerance.absolute + tolerance.relative * size
             if beyond.any():
                 reason = reason or (

@@ -109,7 +109,7 @@ def judge(claim: Claim, measured: Measured, *, row: bool = False) -> Judged:
         return Judged(
             Verdict.INCONCLUSIVE, f"{found} in one process: the spread between processes is unknown, no winner declared"
         )
-    if measured.timed and measured.low == measured.high:
+    if measured.timed and math.isclose(measured.low, measured.high, rel_tol=1e-12, abs_tol=1e-12):
         return Judged(Verdict.INCONCLUSIVE, f"{found} with no spread between any two pairs: the clock is too coarse")
     floor = _floor_in_figures(claim, measured.floor)
     nothing = figure_of_log_ratio(0.0, claim.figure.transform) if claim.figure else 0.0
