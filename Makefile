@@ -104,6 +104,9 @@ bench-selftest: setup ## prove the tool: simulated noise, planted slowdowns, bro
 claims: setup ## the verdict table of the newest record
 	@$(PY) -m claimbench claims
 
+readme: setup ## write the newest committed record's verdicts into the README
+	@$(PY) -m claimbench claims "$$(ls -d results/*/ | tail -1)" --write README.md
+
 # --- upkeep -----------------------------------------------------------------------------------------------------------
 
 lint: setup ## ruff and the import contracts
@@ -136,4 +139,4 @@ clean: ## remove environments, caches and benches
 	rm -rf .venv .uv uv.lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench dist build
 	find packages tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup test test-all test-tools test-root test-wheels bench bench-quick bench-long bench-selftest claims lint format types lock lock-check clean
+.PHONY: help setup test test-all test-tools test-root test-wheels bench bench-quick bench-long bench-selftest claims readme lint format types lock lock-check clean

@@ -140,6 +140,7 @@ class Case:
         compile_grid: Points whose variants get a first-call run of their own.
         compile_variants: Variants of the first-call runs.
         original: Functions whose source makes the code hash of `before`.
+        quick_grid: Points that a quick run times; the whole grid where it is empty.
         budget: Seconds that one process may spend timing this case.
         precision: Standard error of a log ratio within a process at which timing may stop early.
     """
@@ -159,6 +160,7 @@ class Case:
     compile_grid: tuple[Params, ...] = ()
     compile_variants: tuple[str, ...] = ()
     original: tuple[Callable[..., Any], ...] = ()
+    quick_grid: tuple[Params, ...] = ()
     budget: float = 8.0
     precision: float = 0.005
 
@@ -168,6 +170,10 @@ class Case:
             raise CaseError(f"{self.id}: each point of a grid stands once; got {points}; remove the double")
         if self.grid and self.control not in self.variants:
             raise CaseError(f"{self.id}: the control {self.control!r} must be one of the variants {self.variants}")
+
+    def points(self, quick: bool) -> tuple[Params, ...]:
+        """Points that a run times."""
+        return (self.quick_grid or self.grid) if quick else self.grid
 
     def code_hash(self) -> str:
         """SHA-256, shortened, of the source of `before`: two records compare only where it is the same."""

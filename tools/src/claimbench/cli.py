@@ -21,7 +21,7 @@ from claimbench.bare import STOPPED, PlainProgress
 from claimbench.errors import ClaimbenchError, RecordError
 from claimbench.evaluate import Evaluation
 from claimbench.ledger import claim_ids, load_claims, packages, select
-from claimbench.reading import exit_code, judge_record, newest, stopped_words, write_beside
+from claimbench.reading import exit_code, judge_record, newest, stopped_words, write_beside, write_into
 from claimbench.record import read_record
 from claimbench.tables import markdown_table, plain_table, terminal_table
 
@@ -183,6 +183,7 @@ def claims(
     record: Annotated[Path | None, typer.Argument(help="A record; the newest below bench/ or results/.")] = None,
     package: Annotated[str | None, typer.Option(help="Only this package.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown table of a README.")] = False,
+    write: Annotated[Path | None, typer.Option(help="Write that table into the generated block of this file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print the verdict table of a record, the newest by default."""
@@ -195,6 +196,9 @@ def claims(
         evaluation = evaluation.model_copy(update={"findings": kept})
     if as_json:
         _print_json(evaluation.model_dump(mode="json"))
+    elif write is not None:
+        write_into(write, markdown_table(evaluation))
+        print(write)
     elif markdown:
         print(markdown_table(evaluation), end="")
     else:

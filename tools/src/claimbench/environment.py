@@ -102,11 +102,11 @@ def _cuda_device(nvml: Any, index: int, driver: str) -> dict[str, Any]:
         "memory_bytes": lambda h: nvml.nvmlDeviceGetMemoryInfo(h).total,
         "sm_clock_mhz": lambda h: nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM),
         "temperature_c": lambda h: nvml.nvmlDeviceGetTemperature(h, nvml.NVML_TEMPERATURE_GPU),
-        "throttle_reasons": nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
-        "persistence": nvml.nvmlDeviceGetPersistenceMode,
+        "throttle_reasons": lambda h: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(h),
+        "persistence": lambda h: nvml.nvmlDeviceGetPersistenceMode(h),
     }
     for name, read in readings.items():
-        with suppress(nvml.NVMLError):
+        with suppress(nvml.NVMLError, AttributeError):  # names of readings differ between versions of the library
             device[name] = read(handle)
     return device
 

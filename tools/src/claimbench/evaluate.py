@@ -250,6 +250,11 @@ def _plain_rows(
         judged = judge(claim, Measured(middle, low, high), row=True)
         reason = judged.reason + (f" ({details[label]})" if details.get(label) else "")
         rows.append(RowFinding(label=label, estimate=middle, low=low, high=high, verdict=judged.verdict, reason=reason))
+    if figure.aggregate == "each":
+        # One figure stands for the rows in a table: the one farthest from the band.
+        ends = claim.limits()
+        worst = max(rows, key=lambda row: abs(row.estimate - min(max(row.estimate, ends[0]), ends[1])))
+        return Measured(worst.estimate, worst.low, worst.high), rows
     estimates = np.array([[row.estimate, row.low, row.high] for row in rows]).T
     total = _aggregate(estimates, figure, [groups[row.label] for row in rows])
     return Measured(float(total[0]), float(total.min()), float(total.max())), rows
@@ -476,6 +481,10 @@ def _find(record: Record, claim: Claim, seed: int) -> Finding:
     total, rows = measured
     missing = _unmeasured(claim, figure, rows, failures)
     judged = combine([*rows, *missing]) if claim.parts or figure.aggregate == "each" else judge(claim, total)
+    if claim.parts:
+        listing = [f"{row.label} {row.estimate:.3g}{row.unit} ({row.verdict.value.replace('_', ' ')})" for row in rows]
+        listing += [f"{row.label} (not measured)" for row in missing]
+        judged = Judged(judged.verdict, "; ".join(listing))
     fidelity = _fidelity(record, claim, seed)
     wrong = [gate for gate in gates if not gate.equal]
     unfaithful = [f for f in fidelity if not f.faithful]

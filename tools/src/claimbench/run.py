@@ -39,7 +39,7 @@ from claimbench.supervisor import Outcome, Supervisor, gpu_lock
 __all__ = ["CAREFUL_PROCESSES", "PROCESSES", "Progress", "RunOptions", "chosen_claims", "run_claims"]
 
 PROCESSES, CAREFUL_PROCESSES = 7, 11
-MEMORY_REPEATS, COMPILE_REPEATS = 3, 3
+MEMORY_REPEATS, COMPILE_REPEATS = 3, 2
 
 Progress = Callable[[int, int, str], None]
 """Called with jobs done, jobs in all, and what is going on."""

@@ -140,7 +140,7 @@ class Worker:
             if first and case.values is not None:
                 for params in case.values_grid or case.grid:
                     self.count(case, params)
-            for params in case.grid:
+            for params in case.points(self.job.quick):
                 if f"{case.id}|{point_name(params)}" not in self.job.skip:
                     with self.stage("time", case.id, params):
                         self.time(case, params, runtime, first)
@@ -181,7 +181,7 @@ class Worker:
             return
         if first:
             self.declare(case, params, workload)
-        share = case.budget / len(case.grid) * (QUICK_SHARE if self.job.quick else 1.0)
+        share = case.budget / len(case.points(self.job.quick)) * (QUICK_SHARE if self.job.quick else 1.0)
         self.write(
             time_point(
                 case.id,

@@ -130,6 +130,7 @@ CASES = (
         compile_grid=({"optimizer": "adam", "size": "medium"},),
         compile_variants=("before", "after", "best"),
         original=(original.update_params_none, original.update_params_before),
-        budget=9.0,
+        quick_grid=sizes_and_optimizers("small", "medium"),
+        budget=8.0,
     ),
 )
