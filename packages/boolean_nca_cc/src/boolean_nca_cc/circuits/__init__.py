@@ -1,0 +1,1 @@
+"""Circuits: their shape, wiring, forward run, tasks and training."""

@@ -1,0 +1,1 @@
+"""Whole experiments: training a circuit, and studying what knockouts do to it."""
