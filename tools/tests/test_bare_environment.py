@@ -55,7 +55,7 @@ from claimbench.run import RunOptions, measure
 from claimbench.selftest import planted_claims
 
 options = RunOptions(out=Path(sys.argv[1]), device="cpu", quick=True)
-names = ["planted.matmul", "planted.wrong", "planted.memory"]
+names = ["planted.matmul", "planted.wrong"]
 record = read_record(measure(options, (), {"claimbench.cases.planted": names}))
 findings = evaluate(record, planted_claims()).findings
 print(json.dumps({
@@ -83,7 +83,6 @@ def test_a_run_and_its_verdicts_need_nothing_else(bare: dict[str, str]) -> None:
     assert found["complete"]
     assert found["failures"] == ["MemoryError: planted: no memory left"]
     assert found["verdicts"]["planted.counted"] == "reproduced"
-    assert found["verdicts"]["planted.memory"] == "reproduced"
     assert found["verdicts"]["planted.off"] == "incorrect"
     assert found["verdicts"]["planted.slowdown"] == "inconclusive"  # one process declares nothing
 

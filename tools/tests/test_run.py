@@ -17,8 +17,17 @@ import pytest
 from claimbench import ledger, run
 from claimbench.errors import LedgerError, RunError
 from claimbench.protocol import CasePlan, Plan
-from claimbench.record import Done, End, Environment, Failure, Gate, Memory, Probe, Record, Samples, read_record
-from claimbench.run import CAREFUL_PROCESSES, PROCESSES, RunOptions, chosen_claims, measure, run_claims
+from claimbench.record import Done, End, Environment, Failure, Gate, Probe, Record, Samples, read_record
+from claimbench.run import (
+    CAREFUL_PROCESSES,
+    COMPILE_REPEATS,
+    MEMORY_REPEATS,
+    PROCESSES,
+    RunOptions,
+    chosen_claims,
+    measure,
+    run_claims,
+)
 from claimbench.supervisor import Outcome, Supervisor
 
 PLANTED = "claimbench.cases.planted"
@@ -63,6 +72,8 @@ DEATHS = {
     "planted.setup": "RuntimeError: planted: this setup always fails",
 }
 
+RIGHT = ("planted.prints", "planted.wrong", "planted.sleep")
+
 
 @pytest.fixture(scope="module")
 def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Record, Path]]:
@@ -75,8 +86,7 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Record,
         patch.setenv("PYTHONPATH", str(folder))
         patch.setattr(tempfile, "tempdir", str(scratch))
         options = RunOptions(out=folder / "record", device="cpu", quick=True)
-        cases = {PLANTED: [*DEATHS, "planted.prints", "planted.wrong", "planted.sleep", "planted.memory"],
-                 "hungry": ["hungry.memory"], "nowhere": ["nowhere.case"]}  # fmt: skip
+        cases = {PLANTED: [*DEATHS, *RIGHT], "hungry": ["hungry.memory"], "nowhere": ["nowhere.case"]}
         yield read_record(measure(options, (), cases, ["resu"], limit=10)), scratch
 
 
@@ -93,10 +103,7 @@ def test_every_death_is_one_row_with_its_reason(survived: tuple[Record, Path]) -
 
 def test_everything_else_is_measured_exactly_once(survived: tuple[Record, Path]) -> None:
     record, _ = survived
-    assert sorted(row.case for row in record.of(Samples)) == [
-        "hungry.memory", "planted.prints", "planted.sleep", "planted.wrong",
-    ]  # fmt: skip
-    assert sorted(row.variant for row in record.of(Memory)) == ["after", "before"]
+    assert sorted(row.case for row in record.of(Samples)) == sorted([*RIGHT, "hungry.memory"])
     assert record.complete
     assert record.broken == []
 
@@ -137,19 +144,13 @@ def test_the_record_says_what_was_asked_and_on_what(survived: tuple[Record, Path
     record, scratch = survived
     start = record.start
     assert (start.device, start.quick, start.processes, start.resumed) == ("cpu", True, 1, False)
-    right = {"planted.prints", "planted.wrong", "planted.sleep", "planted.memory", "hungry.memory"}
-    assert set(start.code) == {*DEATHS, *right}
+    assert set(start.code) == {*DEATHS, *RIGHT, "hungry.memory"}
     parent, *workers = record.of(Environment)
     assert parent.where == "parent"
     assert parent.facts["versions"]["numpy"]
     assert {row.where for row in workers} == {"host"}
     assert {row.name for row in record.of(Probe)} == {"copy", "matmul"}
-    assert {row.job for row in record.of(Done)} == {
-        "time planted 1/1",
-        "time hungry 1/1",
-        "memory planted.memory before size=48 1/3",
-        "memory planted.memory after size=48 1/3",
-    }
+    assert record.done() == {"time planted 1/1", "time hungry 1/1"}
     assert list(scratch.iterdir()) == []
 
 
@@ -182,7 +183,8 @@ def test_packages_take_turns_and_single_jobs_come_last(tmp_path: Path, without_w
     record = read_record(measure(options(tmp_path), (), {}))
     names = [row.job for row in record.of(Done)]
     timed = [f"time {name} {i + 1}/{PROCESSES}" for i in range(PROCESSES) for name in ("one", "two")]
-    single = [f"{mode} one.c after size=1 {i + 1}/3" for mode in ("memory", "compile") for i in range(3)]
+    repeats = {"memory": MEMORY_REPEATS, "compile": COMPILE_REPEATS}
+    single = [f"{mode} one.c after size=1 {i + 1}/{count}" for mode, count in repeats.items() for i in range(count)]
     assert names == timed + single
     assert [(job.mode, job.process) for job, _ in without_workers[:3]] == [("time", 0), ("time", 0), ("time", 1)]
     assert len({job.seed for job, _ in without_workers}) == 1
@@ -198,8 +200,8 @@ def test_how_many_processes_repeat_a_measurement(
     measure(options(tmp_path, **changes), (), {})
     modes = [job.mode for job, _ in without_workers]
     assert modes.count("time") == 2 * processes
-    assert modes.count("memory") == (1 if changes.get("quick") else 3)
-    assert modes.count("compile") == (0 if changes.get("quick") else 3)
+    assert modes.count("memory") == (1 if changes.get("quick") else MEMORY_REPEATS)
+    assert modes.count("compile") == (0 if changes.get("quick") else COMPILE_REPEATS)
 
 
 def test_a_worker_has_more_time_than_its_budgets(tmp_path: Path, without_workers: list[Any]) -> None:

@@ -167,7 +167,7 @@ def test_blocks_are_long_enough_and_not_longer(call_ns: float, timer_ns: float) 
     wanted = max(50 * timer_ns, 200_000)
     call_ns = max(call_ns, 1.0)
     assert calls * call_ns >= wanted * (1 - 1e-12)
-    assert calls == 1 or (calls - 1) * call_ns < wanted
+    assert calls == 1 or (calls - 1) * call_ns < wanted * (1 + 1e-12)
 
 
 def test_reading_the_clocks_costs_something() -> None:

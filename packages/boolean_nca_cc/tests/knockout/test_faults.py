@@ -101,12 +101,13 @@ def test_gates_are_struck_independently(random_circuit: Draw) -> None:
 def test_faults_run_under_jit_with_a_traced_pattern(random_circuit: Draw, random_alive: Draw) -> None:
     circuit, alive = random_circuit(SPEC, 7), random_alive(SPEC, 1, 5)
     key = jax.random.key(2)
-    for fault in (
-        lambda mask: faulty_logits(circuit, mask, SPEC),
-        lambda mask: noisy_logits(key, circuit, mask, SPEC),
-        lambda mask: seu_flips(key, circuit, mask, SPEC, 2),
-    ):
-        np.testing.assert_allclose(rows(jax.jit(fault)(alive)), rows(fault(alive)), rtol=1e-6)
+
+    def faults(mask: jax.Array) -> list[Circuit]:
+        noisy = noisy_logits(key, circuit, mask, SPEC)
+        return [faulty_logits(circuit, mask, SPEC), noisy, seu_flips(key, circuit, mask, SPEC, 2)]
+
+    for traced, plain in zip(jax.jit(faults)(alive), faults(alive), strict=True):
+        np.testing.assert_allclose(rows(traced), rows(plain), rtol=1e-6)
 
 
 def test_bad_input_is_refused(random_circuit: Draw) -> None:

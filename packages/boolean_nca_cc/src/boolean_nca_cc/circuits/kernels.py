@@ -82,13 +82,13 @@ def _sum_by_table(n_nodes: int) -> Callable[[Array, Array], Array]:
     def add_up(readers: Array, sources: Array) -> Array:
         edges = sources.size
         width = -(-edges // n_nodes)
-        order = jnp.argsort(sources)
-        start, end = (jnp.searchsorted(sources[order], jnp.arange(n_nodes), side=side) for side in ("left", "right"))
-        slots = start[:, None] + jnp.arange(width)
+        fan_out = jnp.sum(sources[:, None] == jnp.arange(n_nodes), axis=0)
+        end = jnp.cumsum(fan_out)
+        slots = (end - fan_out)[:, None] + jnp.arange(width)
         used = slots < end[:, None]
-        table = order[jnp.minimum(slots, edges - 1)]
+        table = jnp.argsort(sources)[jnp.minimum(slots, edges - 1)]
         return jax.lax.cond(
-            jnp.max(end - start) <= width,
+            jnp.max(fan_out) <= width,
             lambda: jnp.where(used[..., None], readers[table], 0).sum(1),
             lambda: _sum_by_scatter(n_nodes)(readers, sources),
         )
