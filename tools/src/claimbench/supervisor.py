@@ -18,27 +18,12 @@ from typing import Any
 
 from claimbench.errors import RecordError
 from claimbench.protocol import Begin, Finish, Job, Plan, parse_line
-from claimbench.record import (
-    Compile,
-    Cost,
-    Environment,
-    Failure,
-    Gate,
-    Memory,
-    Probe,
-    Samples,
-    Value,
-    parse_row,
-    point_name,
-)
+from claimbench.record import Environment, Failure, Probe, Samples, parse_row, point_name
 
 __all__ = ["Outcome", "Supervisor", "gpu_lock"]
 
 MAX_RESTARTS = 5
 """A job whose workers die more often than this is given up."""
-
-SAID_BY_WORKERS = (Compile, Cost, Environment, Failure, Gate, Memory, Probe, Samples, Value)
-"""Rows that a worker may write; what was asked and how it ended is the parent's to say."""
 
 
 @dataclass
@@ -228,13 +213,13 @@ class _Reader:
         self.garbage += 1
 
     def _asked(self, row: Any) -> bool:
-        """Whether a row is of a kind, a case and a process that this worker was asked about."""
+        """Whether a row is of a case and a process that this worker was asked about.
+
+        What was asked and how it ended (start, done, end) has no case, and is the parent's to say.
+        """
         case = getattr(row, "case", "")
-        return (
-            isinstance(row, SAID_BY_WORKERS)
-            and (case in self.job.cases or (not case and isinstance(row, Environment | Failure | Probe)))
-            and getattr(row, "process", self.job.process) == self.job.process
-        )
+        asked = case in self.job.cases or (not case and isinstance(row, Environment | Failure | Probe))
+        return asked and getattr(row, "process", self.job.process) == self.job.process
 
     def _take(self, line: str, outcome: Outcome) -> None:
         mark = parse_line(line)

@@ -1,8 +1,8 @@
 """Training in one compiled loop: one circuit, or one circuit under many knockout patterns at once.
 
 The loop is a scan over records of a loop over steps. How many steps stand between two records is data, so that a longer
-run, another mask, other targets of the same shape or another learning rate compile nothing; the number of records, the
-loss and the optimiser's other numbers do. Metrics are computed at the records only.
+run, another mask, other targets of the same shape or another learning rate compile nothing; the optimiser's other
+numbers, the loss, and more than twice the records do. Metrics are computed at the records only.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from boolean_nca_cc.sharding import PATTERNS, replicate, shard_cases, shard_patt
 __all__ = ["FitResult", "fit", "fit_many"]
 
 _Data = tuple[Array, Array]
+_FEWEST_RECORDS = 8
 
 
 class FitResult(NamedTuple):
@@ -201,7 +202,7 @@ def _train_one(
     opt_state: PyTree,
     data: tuple[_Data, ...],
     masks: list[Array] | None,
-    counts: Array,
+    counts: Array | np.ndarray,
 ) -> tuple[list[Array], PyTree, dict[str, Array]]:
     return _train(config, wires, logits, opt_state, data, masks, counts)
 
@@ -215,7 +216,7 @@ def _train_many(
     own: tuple[list[Array], list[Array]] | None,
     masks: list[Array] | None,
     data: _Data,
-    counts: Array,
+    counts: Array | np.ndarray,
     learning_rate: Array,
 ) -> tuple[list[Array], PyTree, dict[str, Array]]:
     def one(item: tuple[tuple[list[Array], list[Array]] | None, list[Array] | None]) -> tuple[Any, Any, Any]:
@@ -242,7 +243,7 @@ def _train(
     opt_state: PyTree,
     data: tuple[_Data, ...],
     masks: list[Array] | None,
-    counts: Array,
+    counts: Array | np.ndarray,
 ) -> tuple[list[Array], PyTree, dict[str, Array]]:
     """The loop itself; `data` is the training cases and perhaps the test cases.
 
@@ -284,7 +285,8 @@ def _train(
         carry: tuple[list[Array], PyTree], count: Array
     ) -> tuple[tuple[list[Array], PyTree], dict[str, Array]]:
         carry = jax.lax.fori_loop(0, count, step, carry)
-        return carry, record(carry[0])
+        nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(record, carry[0]))
+        return carry, jax.lax.cond(count >= 0, record, lambda _: nothing, carry[0])
 
     (logits, opt_state), records = jax.lax.scan(until_record, (logits, opt_state), counts)
     return logits if dead is None else _where(dead, initial, logits), opt_state, records
@@ -306,18 +308,25 @@ def _with_learning_rate(state: PyTree, learning_rate: Array) -> PyTree:
     return state._replace(hyperparams={**state.hyperparams, "learning_rate": learning_rate})
 
 
-def _steps_between_records(config: FitConfig, start_step: int) -> Array:
-    """Steps before each record: the first record is the start itself, the others stand at multiples of `log_every`."""
+def _steps_between_records(config: FitConfig, start_step: int) -> np.ndarray:
+    """Steps before each record, filled up with -1, which is no record, to a power of two.
+
+    Records stand at multiples of `log_every` and at the end. A run that goes on leaves out the record of its start, the
+    last one of the run before. Filled up, runs of about equal length share one compilation.
+    """
     end = start_step + config.steps
     marks = [*range(start_step + config.log_every - start_step % config.log_every, end, config.log_every), end]
-    return jnp.diff(jnp.array([start_step, start_step, *(marks if config.steps else [])], jnp.int32))
+    steps = np.diff([start_step, *(marks if config.steps else [])])
+    counts = [*([] if start_step else [0]), *steps]
+    size = max(_FEWEST_RECORDS, 1 << (len(counts) - 1).bit_length())
+    return np.array(counts + [-1] * (size - len(counts)), np.int32)
 
 
-def _history(records: dict[str, Array], counts: Array, start_step: int) -> dict[str, np.ndarray]:
-    """Arrays by name; a run that goes on leaves out the record of its start, the last one of the run before."""
-    first = 0 if start_step == 0 else 1
-    values = {name: np.asarray(value)[..., first:] for name, value in records.items()}
-    return {"step": start_step + np.cumsum(np.asarray(counts))[first:], **values}
+def _history(records: dict[str, Array], counts: np.ndarray, start_step: int) -> dict[str, np.ndarray]:
+    """Arrays by name, without the filling."""
+    kept = counts[counts >= 0]
+    values = {name: np.asarray(value)[..., : kept.size] for name, value in records.items()}
+    return {"step": start_step + np.cumsum(kept), **values}
 
 
 def _check(circuit: Circuit, x: Array | np.ndarray, y0: Array | np.ndarray, test: TaskData | None) -> CircuitSpec:
