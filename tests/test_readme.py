@@ -17,7 +17,7 @@ FIGURE = re.compile(r"\d\s?(?:×|%|ms\b|µs\b|[KMG]i?B\b)")
 
 # Commands that this very test run is part of, that take many minutes, or that change the machine.
 NOT_HERE = re.compile(
-    r"make (test|bench)\b(?!-)|make (test-all|bench-quick|bench-long|bench-boolean_nca_cc|bench-selftest|clean)|git clone|^cd "
+    r"make (test|bench)\b(?!-)|make (test-all|bench-(quick|long|selftest|boolean_nca_cc)|clean)|git clone|^cd "
 )
 
 

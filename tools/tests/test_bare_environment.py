@@ -70,7 +70,8 @@ print(json.dumps({
 def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("bare")
     (folder / "sitecustomize.py").write_text(GUARD)
-    return os.environ | {"PYTHONPATH": str(folder), "FOLDER": str(folder)}
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "FOLDER": str(folder)}
 
 
 def test_a_run_and_its_verdicts_need_nothing_else(bare: dict[str, str]) -> None:

@@ -90,9 +90,9 @@ class Machine:
         self.folder, self.record = folder, folder / "run"
         (folder / "slow.py").write_text(SLOW)
         (folder / "scratch").mkdir()
-        self.environment = os.environ | {
-            "PYTHONPATH": str(folder), "SLOW_LOG": str(folder / "log"), "TMPDIR": str(folder / "scratch"),
-        }  # fmt: skip
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        own = {"PYTHONPATH": path, "SLOW_LOG": str(folder / "log"), "TMPDIR": str(folder / "scratch")}
+        self.environment = os.environ | own
 
     def start(self, seed: int = 7) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", DRIVER, str(self.record), str(seed)], env=self.environment)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,18 +75,18 @@ RIGHT = ("planted.prints", "planted.wrong", "planted.sleep")
 
 
 @pytest.fixture(scope="module")
-def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Record, Path]]:
+def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
     """One quick run over everything that goes wrong, beside what goes right."""
     folder = tmp_path_factory.mktemp("survival")
     (folder / "hungry.py").write_text(HUNGRY)
     scratch = folder / "tmp"
     scratch.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         patch.setattr(tempfile, "tempdir", str(scratch))
         options = RunOptions(out=folder / "record", device="cpu", quick=True)
         cases = {PLANTED: [*DEATHS, *RIGHT], "hungry": ["hungry.memory"], "nowhere": ["nowhere.case"]}
-        yield read_record(measure(options, (), cases, ["resu"], limit=10)), scratch
+        return read_record(measure(options, (), cases, ["resu"], limit=10)), scratch
 
 
 def reasons(record: Record, case: str) -> list[str]:

@@ -1,6 +1,7 @@
 """`update_params` before, after and ours: same results where they must be, and where they differ, how.
 
-On gradients of the masked loss, before and after agree bit for bit under the same execution, whatever the optimizer.
+On gradients of the masked loss, before and after agree bit for bit when both are eager, whatever the optimizer. In one
+compiled function they agree to rounding, because XLA contracts the two differently.
 On other gradients the parameters of dead gates still agree, because both restore them; what differs is in the table:
 
 ====================  ==========================  ===================================================
@@ -85,16 +86,28 @@ def _bits_equal(a: object, b: object) -> bool:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_before_and_after_are_bit_equal_on_gradients_of_the_masked_loss(name: str) -> None:
+def test_before_and_after_are_bit_equal_when_eager(name: str) -> None:
     p = Problem(name)
     grad = p.grad(p.mask)
     before, after = (FORMS[form](grad, p.state, p.opt, p.logits, p.mask) for form in ("before", "after"))
-    assert _bits_equal(before, after), "both eager"
-    compiled = [
-        jax.jit(lambda g, s, v, m, form=form: FORMS[form](g, s, p.opt, v, m))(grad, p.state, p.logits, p.mask)
-        for form in ("before", "after")
-    ]
-    assert _bits_equal(*compiled), "each in one compiled function"
+    assert _bits_equal(before, after)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_before_and_after_agree_in_one_compiled_function(name: str) -> None:
+    """To rounding only: XLA contracts products and sums of the two differently, and which ones depends on the CPU."""
+    p = Problem(name)
+
+    @jax.jit
+    def both(*args: object) -> tuple[object, object]:
+        grad, state, logits, mask = args
+        return tuple(FORMS[form](grad, state, p.opt, logits, mask) for form in ("before", "after"))
+
+    before, after = both(p.grad(p.mask), p.state, p.logits, p.mask)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    for a, start, dead in zip(after[0], p.logits, p.dead, strict=True):
+        assert np.asarray(a)[dead].tobytes() == np.asarray(start)[dead].tobytes()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

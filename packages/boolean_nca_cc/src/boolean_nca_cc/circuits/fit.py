@@ -282,7 +282,7 @@ def _train(
         return values
 
     def until_record(
-        carry: tuple[list[Array], PyTree], count: Array
+        carry: tuple[list[Array], PyTree], count: Any
     ) -> tuple[tuple[list[Array], PyTree], dict[str, Array]]:
         carry = jax.lax.fori_loop(0, count, step, carry)
         nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(record, carry[0]))

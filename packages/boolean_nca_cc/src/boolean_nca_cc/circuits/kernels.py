@@ -13,6 +13,7 @@ Hard circuits on boolean inputs need no floats: `evaluate_packed` runs 32 cases 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +255,12 @@ def pack_cases(bits: Shaped[Array | np.ndarray, "cases nodes"]) -> UInt32[Array,
         raise TaskError(
             "there must be at least one case to pack; bits has none. Pass an array of shape (cases, nodes)."
         )
-    flags = jnp.asarray(bits).T > 0.5
+    return _pack(bits)
+
+
+@jax.jit
+def _pack(bits: Array | np.ndarray) -> Array:
+    flags = bits.T > 0.5
     flags = jnp.pad(flags, ((0, 0), (0, -flags.shape[1] % 32)))
     places = flags.reshape(flags.shape[0], -1, 32).astype(jnp.uint32) << jnp.arange(32, dtype=jnp.uint32)
     return places.sum(-1, dtype=jnp.uint32)
@@ -280,6 +286,11 @@ def unpack_cases(words: UInt32[Array, "nodes words"], cases: int) -> Bool[Array,
         raise TaskError(
             f"cases must be from 1 to the {32 * words.shape[1]} that {words.shape[1]} word(s) hold; it is {cases}."
         )
+    return _unpack(words, cases)
+
+
+@partial(jax.jit, static_argnums=1)
+def _unpack(words: Array, cases: int) -> Array:
     bits = words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
     return bits.reshape(words.shape[0], -1)[:, :cases].T.astype(jnp.bool_)
 

@@ -1,0 +1,117 @@
+"""The names a user may rely on, and that importing the package costs nothing."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import boolean_nca_cc
+from boolean_nca_cc import errors
+
+SURFACE = {
+    "boolean_nca_cc": {"__version__"},
+    "boolean_nca_cc.circuits": set(),
+    "boolean_nca_cc.circuits.fit": {"FitResult", "fit", "fit_many"},
+    "boolean_nca_cc.circuits.font": {"GLYPH_HEIGHT", "GLYPH_WIDTH", "render"},
+    "boolean_nca_cc.circuits.kernels": {
+        "evaluate_packed",
+        "fold_layer",
+        "forward",
+        "gather",
+        "minterm_layer",
+        "pack_cases",
+        "tables",
+        "unpack_cases",
+    },
+    "boolean_nca_cc.circuits.losses": {
+        "LOSSES",
+        "binary_cross_entropy",
+        "fourth_power",
+        "get_loss",
+        "sparsity_penalty",
+    },
+    "boolean_nca_cc.circuits.model": {
+        "Circuit",
+        "gen_circuit",
+        "gen_wires",
+        "generate_layer_sizes",
+        "make_nops",
+        "run_circuit",
+        "run_layer",
+    },
+    "boolean_nca_cc.circuits.spec": {"CircuitSpec"},
+    "boolean_nca_cc.circuits.tasks": {"TaskData", "get_task", "split", "task_names"},
+    "boolean_nca_cc.circuits.train": {
+        "StepMetrics",
+        "TrainState",
+        "compute_accuracy",
+        "loss_f_bce",
+        "loss_f_l4",
+        "train_step",
+        "unpack",
+        "update_params",
+    },
+    "boolean_nca_cc.circuits.wiring": {
+        "Topology",
+        "chain_topology",
+        "check_wires",
+        "local_wires",
+        "mutate_wires",
+        "tree_topology",
+    },
+    "boolean_nca_cc.config": {"FitConfig", "OptimizerConfig", "StatePolicy"},
+    "boolean_nca_cc.errors": {
+        "BooleanNCAError",
+        "CheckpointError",
+        "ConfigError",
+        "LossError",
+        "MaskError",
+        "MissingExtraError",
+        "PatternError",
+        "SpecError",
+        "TaskError",
+        "WiringError",
+    },
+    "boolean_nca_cc.optim": {"make_optimizer", "preserve_dead"},
+    "boolean_nca_cc.sharding": {"CASES", "PATTERNS", "make_mesh", "replicate", "shard_cases", "shard_patterns"},
+}
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_public_names_are_pinned(name: str) -> None:
+    module = importlib.import_module(name)
+    exported = getattr(module, "__all__", [])
+    assert set(exported) == SURFACE[name]
+    assert all(hasattr(module, entry) for entry in exported)
+
+
+def test_every_name_has_one_home() -> None:
+    homes: dict[str, str] = {}
+    for module, names in SURFACE.items():
+        for name in names:
+            assert name not in homes, f"{name} is public in {homes.get(name)} and in {module}"
+            homes[name] = module
+
+
+def test_the_error_tree() -> None:
+    for name in errors.__all__:
+        error = getattr(errors, name)
+        assert issubclass(error, boolean_nca_cc.errors.BooleanNCAError)
+        if name not in ("BooleanNCAError", "MissingExtraError"):
+            assert issubclass(error, ValueError)
+    assert issubclass(errors.MissingExtraError, ImportError)
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    script = "import sys, boolean_nca_cc; print(sorted({'jax', 'numpy', 'optax', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_outside_reference_imports_it() -> None:
+    source = Path(boolean_nca_cc.__file__).parent
+    for path in source.rglob("*.py"):
+        if "reference" not in path.relative_to(source).parts:
+            assert "boolean_nca_cc.reference" not in path.read_text(encoding="utf-8"), path
