@@ -51,11 +51,23 @@ def test_losses_and_gradients_are_the_oracles(
     expected = oracle.gradient(case.logits, case.wires, case.x, case.y, kind, mask)
     scale = max(1.0, *(float(np.abs(layer).max()) for layer in expected))
     close(loss, oracle.loss(soft, case.y, kind))
-    np.testing.assert_allclose(aux.hard_loss, oracle.loss(hard, case.y, kind), rtol=1e-4, atol=1e-5)
-    assert aux.hard_accuracy == pytest.approx(np.mean(np.round(hard) == case.y), abs=1e-6)
+    if kind == "l4":  # the cross-entropy near 0 and 1 magnifies float32's rounding; it has boolean inputs below
+        close(aux.hard_loss, oracle.loss(hard, case.y, kind))
+    # An attenuated hard output may be one half but for rounding; such bits may count either way, and no others.
+    on_the_edge = np.mean(np.abs(hard - 0.5) < 1e-6)
+    assert abs(float(aux.hard_accuracy) - np.mean(np.round(hard) == case.y)) <= on_the_edge + 1e-6
     assert aux.activations is None
     for ours, theirs in zip(grad, expected, strict=True):
         close(ours, theirs, scale)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_hard_cross_entropy_on_boolean_inputs(make_case: Callable, seed: int) -> None:
+    case = make_case(seed, 1, bits=True)
+    (_, aux), _ = GRADIENTS["bce"](case.logits, case.wires, case.x, case.y, case.gate_mask)
+    hard = oracle.run_circuit(case.logits, case.wires, case.x, case.gate_mask, hard=True)[-1]
+    np.testing.assert_allclose(aux.hard_loss, oracle.loss(hard, case.y, "bce"), rtol=1e-5, atol=1e-5)
+    assert float(aux.hard_accuracy) == pytest.approx(np.mean(hard == case.y), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -119,15 +131,14 @@ def test_evaluation_changes_nothing(make_case: Callable) -> None:
     assert not np.array_equal(trained.params[0], state.params[0])
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_activations_come_on_request(make_case: Callable, kind: str) -> None:
+def test_activations_come_on_request(make_case: Callable) -> None:
     case = make_case(2, 1)
     expected = oracle.run_circuit(case.logits, case.wires, case.x, case.gate_mask)
-    loss = jax.jit(LOSSES[kind], static_argnames="with_activations")
+    loss = jax.jit(loss_f_l4, static_argnames="with_activations")
     _, aux = loss(case.logits, case.wires, case.x, case.y, case.gate_mask, with_activations=True)
     state = TrainState(case.logits, SGD.init(case.logits))
     _, step_aux, _ = train_step(
-        state, SGD, case.wires, case.x, case.y, kind, gate_mask=case.gate_mask, with_activations=True
+        state, SGD, case.wires, case.x, case.y, "bce", gate_mask=case.gate_mask, with_activations=True
     )
     for found in (aux.activations, step_aux.activations):
         assert len(found) == len(expected)
@@ -170,10 +181,15 @@ def test_sparsity_penalties_count_live_gates_only(make_case: Callable, kind: str
     ]
     value, grad = jax.jit(jax.value_and_grad(lambda v: sparsity_penalty(v, kind, case.gate_mask)))(poisoned)
     close(value, oracle.sparsity(live, kind))
-    for layer, mask in zip(grad, case.gate_mask[1:], strict=True):
-        flat = np.asarray(layer).reshape(mask.size, -1)
-        assert not flat[mask == 0].any()
-        assert np.isfinite(flat).all()
+    for layer, logits, mask in zip(grad, case.logits, case.gate_mask[1:], strict=True):
+        p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        slope = {
+            "l1": np.where(p < 0.5, 1, -1),
+            "binary": 1 - 2 * p,
+            "entropy": np.log((1 - p + 1e-7) / (p + 1e-7)) - p / (p + 1e-7) + (1 - p) / (1 - p + 1e-7),
+        }[kind]
+        close(layer, np.where(mask.reshape(*logits.shape[:2], 1) == 0, 0, slope * p * (1 - p)))
+        assert not np.asarray(layer).reshape(mask.size, -1)[mask == 0].any()
 
 
 def test_unpack_and_accuracy() -> None:
