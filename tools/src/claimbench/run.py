@@ -373,9 +373,11 @@ def _tasks(options: RunOptions, device: str, plans: dict[str, Plan], former: Rec
                     _limit(plan, options.quick),
                 )
             )
-    for module, plan in plans.items():
-        for case in plan.cases:
-            tasks += _single(options, device, module, case)
+    # Single jobs follow the first process of every package: a run stopped early has something of each claim.
+    single = [
+        task for module, plan in plans.items() for case in plan.cases for task in _single(options, device, module, case)
+    ]
+    tasks[len(plans) : len(plans)] = single
     return [task for task in tasks if task.name not in done]
 
 
