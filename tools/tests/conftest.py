@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from claimbench.evaluate import Evaluation, evaluate
+from claimbench.evaluate import evaluate
+from claimbench.findings import Evaluation
 from claimbench.ledger import Band, Claim, Fidelity, Figure, Source
 from claimbench.record import (
     CONTROL,

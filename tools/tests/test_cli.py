@@ -14,7 +14,7 @@ import pytest
 
 import claimbench
 from claimbench import bare, cli
-from claimbench.evaluate import Evaluation
+from claimbench.findings import Evaluation
 from claimbench.reading import exit_code, judge_record, newest, records_below
 from claimbench.record import End, Failure, Record
 from claimbench.run import RunOptions

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from claimbench.evaluate import Finding, evaluate, noise_floor
+from claimbench.evaluate import evaluate
+from claimbench.figures import noise_floor
+from claimbench.findings import Finding
 from claimbench.ledger import Band, Claim, Fidelity, Figure, Part, claim_ids
 from claimbench.record import (
     CONTROL,

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claimbench.errors import RecordError
-from claimbench.evaluate import Evaluation, Finding, RowFinding, evaluate
+from claimbench.evaluate import evaluate
+from claimbench.findings import Evaluation, Finding, RowFinding
 from claimbench.record import Cost, Probe, Record, Samples
 from claimbench.report import render_report, write_report
 from claimbench.report.charts import chart_of, points_a_process, thin

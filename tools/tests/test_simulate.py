@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from claimbench import selftest, simulate, statistics
-from claimbench.evaluate import noise_floor
+from claimbench.figures import noise_floor
 
 
 def test_no_winner_where_there_is_none_and_a_planted_slowdown_found() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from claimbench.evaluate import Evaluation
+from claimbench.findings import Evaluation
 from claimbench.record import Record
 from claimbench.tables import (
     VERDICTS,

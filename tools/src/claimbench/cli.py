@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from claimbench.bare import STOPPED, PlainProgress
 from claimbench.errors import ClaimbenchError, RecordError
-from claimbench.evaluate import Evaluation
+from claimbench.findings import Evaluation
 from claimbench.ledger import claim_ids, load_claims, packages, select
 from claimbench.reading import exit_code, judge_record, newest, stopped_words, write_beside, write_into
 from claimbench.record import read_record

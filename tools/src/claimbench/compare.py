@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from claimbench import statistics
 from claimbench.errors import RecordError
-from claimbench.evaluate import noise_floor
+from claimbench.figures import noise_floor
 from claimbench.record import CONTROL, Environment, Record, Samples, point_name
 from claimbench.tables import number
 

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from claimbench.errors import RecordError
-from claimbench.evaluate import Evaluation, evaluate
+from claimbench.evaluate import evaluate
+from claimbench.findings import Evaluation
 from claimbench.ledger import load_claims
 from claimbench.record import Compile, Memory, Record, Samples, Start, Value, read_record
 from claimbench.tables import markdown_table, packages_of, summary_svg

@@ -16,7 +16,8 @@ import numpy as np
 
 from claimbench import simulate
 from claimbench.cases.planted import SLOWDOWN
-from claimbench.evaluate import Finding, evaluate
+from claimbench.evaluate import evaluate
+from claimbench.findings import Finding
 from claimbench.ledger import Band, Claim, Figure, Source
 from claimbench.record import Failure, Gate, Record, Samples, read_record
 from claimbench.run import RunOptions, measure

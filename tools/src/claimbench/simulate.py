@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claimbench import statistics
-from claimbench.evaluate import noise_floor
+from claimbench.figures import noise_floor
 
 __all__ = ["Noise", "finds_a_winner", "run"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
-from claimbench.evaluate import Evaluation, Finding
+from claimbench.findings import Evaluation, Finding
 from claimbench.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from claimbench.errors import RecordError
-from claimbench.evaluate import Evaluation
+from claimbench.findings import Evaluation
 from claimbench.ledger import Claim, load_claims
 from claimbench.record import Record
 from claimbench.report.view import duration_words, page_of, speed_words

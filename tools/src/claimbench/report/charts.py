@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from claimbench.evaluate import Finding, RowFinding
+from claimbench.findings import Finding, RowFinding
 from claimbench.ledger import Transform, figure_of_log_ratio
 
 __all__ = ["POINTS_IN_ALL", "Chart", "chart_of", "points_a_process", "thin"]

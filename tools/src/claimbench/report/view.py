@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from claimbench.evaluate import Evaluation, Finding, RowFinding
+from claimbench.findings import Evaluation, Finding, RowFinding
 from claimbench.ledger import Claim
 from claimbench.record import Compile, Failure, Gate, Memory, Record, Samples, point_name
 from claimbench.report.charts import Chart, chart_of, points_a_process
