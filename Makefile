@@ -2,6 +2,7 @@
 #
 #   PYTHON=...   the interpreter to use (a name or a path; 3.11 or newer); default python3
 #   INSTALL=0    install nothing: use PYTHON as it is, with the source folders on its path
+#   TEST_JOBS=N  processes that share one package's tests, where pytest-xdist is there; default 2
 
 PYTHON   ?= python3
 INSTALL  ?= 1
@@ -9,6 +10,7 @@ PACKAGES := boolean_nca_cc neurograph resu spd dredge
 MEMBERS  := $(PACKAGES) tools root
 UV_PIN   := 0.13.9
 SOURCES  := packages tools tests
+TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -48,6 +50,8 @@ endif
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
+PYTEST = $(PY) -m pytest -q $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses $(TEST_JOBS) --dist worksteal)
+
 test: $(addprefix test-,$(MEMBERS)) ## the tests of every package, of the tool and of the workspace
 
 test-all: ## the same with the slow ones; members that passed on this very commit are not run again
@@ -64,20 +68,20 @@ define TEST_PACKAGE
 .PHONY: test-$(1)
 test-$(1): setup
 	@echo "== tests of $(1)"
-	@$$(PY) -m pytest -q --doctest-modules packages/$(1)/tests packages/$(1)/src $$(TEST_ARGS)
+	@$$(PYTEST) --doctest-modules packages/$(1)/tests packages/$(1)/src $$(TEST_ARGS)
 endef
 $(foreach p,$(PACKAGES),$(eval $(call TEST_PACKAGE,$(p))))
 
 test-tools: setup
 	@echo "== tests of claimbench"
-	@$(PY) -m pytest -q --doctest-modules tools/tests tools/src/claimbench --ignore=tools/src/claimbench/cases --ignore=tools/src/claimbench/runtimes $(TEST_ARGS)
+	@$(PYTEST) --doctest-modules tools/tests tools/src/claimbench --ignore=tools/src/claimbench/cases --ignore=tools/src/claimbench/runtimes $(TEST_ARGS)
 
 test-root: setup
 	@echo "== tests of the workspace"
-	@$(PY) -m pytest -q tests $(TEST_ARGS)
+	@$(PYTEST) tests $(TEST_ARGS)
 
 test-wheels: setup ## build every wheel and try it alone in a fresh environment
-	@$(PY) -m pytest -q tests -m wheels $(TEST_ARGS)
+	@$(PYTEST) tests -m wheels $(TEST_ARGS)
 
 # --- benches ----------------------------------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ CASES = (
         control="none",
         original=(fit,),
         quick_grid=(MEDIUM,),
-        budget=8.0,
+        budget=20.0,
     ),
     Case(
         "boolean.patterns",
