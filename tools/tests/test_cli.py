@@ -148,6 +148,14 @@ def test_a_long_claim_is_shown_from_the_newest_committed_record(asked, builder):
     assert finding.from_record == "older"
 
 
+def test_a_run_of_a_whole_package_shows_its_long_claims_and_a_run_of_some_claims_does_not(asked, builder):
+    names = [claim.id for claim in builder.ledger() if claim.package == "boolean_nca_cc"]
+    rest = [name for name in names if name != "boolean.not_run"]
+    for claims, shown in ((rest, names), (rest[1:], rest[1:]), ([*rest, "resu.memory"], [*names, "resu.memory"])):
+        record = builder.write([builder.start(claims=claims), *builder.rows()[1:]], f"bench/{len(claims)}")
+        assert [finding.id for finding in judge_record(record).findings] == shown
+
+
 def test_the_newest_record_is_found_by_its_date(asked, builder, tmp_path: Path):
     assert cli.main(["claims"]) == 2
     for name, created in (("bench/a", "2026-02-01"), ("results/b", "2026-03-01"), ("bench/c", "2026-01-01")):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,6 +135,18 @@ def test_timing_checks_counts_and_times_every_point_it_can(work: Any) -> None:
     assert [row.name for row in of(lines, Probe)] == ["copy", "matmul"]
     assert [row.where for row in of(lines, Environment)] == ["host"]
     assert isinstance(lines[-1], Finish)
+
+
+def test_a_quick_run_counts_at_its_own_points_where_a_case_has_some(work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(quick: bool, **fields: Any) -> list[Any]:
+        case = replace(CASES[0], grid=(), variants=(), values_grid=GRID, **fields)
+        monkeypatch.setattr(sys.modules["own"], "CASES", (case,))
+        return [row.params["size"] for row in of(work("time", "own.timed", quick=quick), Value)]
+
+    assert counted(quick=True) == ["s", "broken", "l"]
+    assert counted(quick=True, quick_values=GRID[2:]) == ["l"]
+    assert counted(quick=True, quick_values=()) == []
+    assert counted(quick=False, quick_values=()) == ["s", "broken", "l"]
 
 
 def test_work_is_declared_by_the_unit_as_times_are(work: Any) -> None:

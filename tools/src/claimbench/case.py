@@ -134,6 +134,7 @@ class Case:
         control: The variant that is also timed against itself.
         values: Counts and checks at a point, not timed.
         values_grid: Points for `values`; the timed grid where it is empty.
+        quick_values: Points for `values` in a quick run; all of them where it is None.
         memory_grid: Points whose variants get a memory run of their own.
         memory_setup: Workload of a memory point, where it differs from `setup`.
         memory_variants: Variants of the memory runs.
@@ -154,6 +155,7 @@ class Case:
     control: str = "before"
     values: Callable[[Params], Iterable[Counted]] | None = None
     values_grid: tuple[Params, ...] = ()
+    quick_values: tuple[Params, ...] | None = None
     memory_grid: tuple[Params, ...] = ()
     memory_setup: Callable[[Params], Workload] | None = None
     memory_variants: tuple[str, ...] = ()
@@ -174,6 +176,12 @@ class Case:
     def points(self, quick: bool) -> tuple[Params, ...]:
         """Points that a run times."""
         return (self.quick_grid or self.grid) if quick else self.grid
+
+    def counted_points(self, quick: bool) -> tuple[Params, ...]:
+        """Points at which a run counts and checks."""
+        if quick and self.quick_values is not None:
+            return self.quick_values
+        return self.values_grid or self.grid
 
     def code_hash(self) -> str:
         """SHA-256, shortened, of the source of `before`: two records compare only where it is the same."""

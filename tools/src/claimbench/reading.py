@@ -11,7 +11,7 @@ from pathlib import Path
 from claimbench.errors import RecordError
 from claimbench.evaluate import evaluate
 from claimbench.findings import Evaluation
-from claimbench.ledger import load_claims
+from claimbench.ledger import load_claims, packages
 from claimbench.record import Compile, Memory, Record, Samples, Start, Value, read_record
 from claimbench.tables import markdown_table, packages_of, summary_svg
 from claimbench.verdict import Verdict
@@ -75,7 +75,8 @@ def judge_record(record: Record, committed: Sequence[Record] | None = None) -> E
         committed: Older records, newest first, that long claims are shown from; those below `results/` by default.
 
     Returns:
-        Findings for the claims that the run was asked for.
+        Findings for the claims that the run was asked for, and for the long claims of a package of which it was asked
+        for all others.
     """
     older = records_below([Path("results")]) if committed is None else committed
     older = [other for other in older if other.path.resolve() != record.path.resolve()]
@@ -84,7 +85,19 @@ def judge_record(record: Record, committed: Sequence[Record] | None = None) -> E
     asked = {name for start in record.of(Start) for name in start.claims}
     if not asked:
         return evaluation
+    asked |= _long_beside(asked)
     return evaluation.model_copy(update={"findings": [f for f in evaluation.findings if f.id in asked]})
+
+
+def _long_beside(asked: set[str]) -> set[str]:
+    """Long claims of packages that a run was about as a whole: not run, but shown from their committed record."""
+    found: set[str] = set()
+    for package in packages():
+        claims = [claim for claim in load_claims() if claim.package == package]
+        rest = {claim.id for claim in claims if claim.duration != "long"}
+        if rest and rest <= asked:
+            found |= {claim.id for claim in claims if claim.duration == "long"}
+    return found
 
 
 def exit_code(evaluation: Evaluation, record: Record, *, strict: bool = False) -> int:

@@ -138,7 +138,7 @@ class Worker:
         for case in self.chosen():
             runtime = load_runtime(case.runtime, self.job.device)
             if first and case.values is not None:
-                for params in case.values_grid or case.grid:
+                for params in case.counted_points(self.job.quick):
                     self.count(case, params)
             for params in case.points(self.job.quick):
                 if f"{case.id}|{point_name(params)}" not in self.job.skip:

@@ -1,0 +1,1 @@
+"""Masks, phases, selection, and θ: what sparse training with resurrection is made of."""

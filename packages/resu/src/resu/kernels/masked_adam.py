@@ -1,0 +1,382 @@
+"""One AdamW or SGD step that writes only the coordinates that it may.
+
+For a coordinate that may be written, t steps of its set so far, g its gradient (Kingma & Ba, *Adam*, 2014,
+arXiv:1412.6980; decay as in Loshchilov & Hutter, *Decoupled Weight Decay Regularization*, 2017, arXiv:1711.05101):
+
+    w ← w (1 − η λ)
+    m ← β₁ m + (1 − β₁) g            v ← β₂ v + (1 − β₂) g²
+    w ← w − η · (m / (1 − β₁ᵗ)) / (√v / √(1 − β₂ᵗ) + ε)
+
+Any other coordinate keeps every bit of w, m and v: masking the gradient alone would not do, since decay and old
+momentum still move a weight. In SHADOW the free moments of pruned coordinates gather m ← β m + (1 − β) g, v ← β v + (1
+− β)|g|.
+
+Three forms: chunks of rows in eager mode, one fused loop through torch.compile, and Triton on a GPU. Which set is
+written, learning rates and step counts are data to all of them, so that a change of phase compiles nothing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from resu.core.bits import unpack_rows
+from resu.core.mask import chunk_rows
+from resu.core.phases import Phase
+from resu.kernels.backend import Backend
+
+__all__ = ["AdamStep", "masked_adamw", "masked_adamw_compact", "masked_sgd"]
+
+_EAGER_ELEMENTS = 1 << 16
+"""Elements of an eager chunk: small enough for the cache, large enough that calls from Python do not outweigh it."""
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """The numbers of one step.
+
+    Args:
+        phase: which coordinates are written.
+        lr: learning rate of active coordinates.
+        lr_pruned: learning rate of pruned ones.
+        beta1: decay of m.
+        beta2: decay of v.
+        eps: added to the root of v.
+        weight_decay: decoupled decay λ.
+        step_active: t of the active set, this step included.
+        step_pruned: t of the pruned set, this step included.
+        shadow_beta: β of the statistics in SHADOW.
+    """
+
+    phase: Phase
+    lr: float
+    lr_pruned: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    step_active: int
+    step_pruned: int
+    shadow_beta: float = 0.98
+
+    def of(self, active: bool) -> tuple[float, int]:
+        """Learning rate and step count of a set."""
+        return (self.lr, self.step_active) if active else (self.lr_pruned, self.step_pruned)
+
+    def numbers(self) -> list[float]:
+        """What the fused loop reads: first those of the active set, then of the pruned one, then the common ones."""
+        found = []
+        for active in (True, False):
+            lr, t = self.of(active)
+            t = max(t, 1)  # a set that is not written has no steps yet; its numbers are not used
+            found += [1 - lr * self.weight_decay, lr / (1 - self.beta1**t), 1 / math.sqrt(1 - self.beta2**t)]
+        return [*found, self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps,
+                self.shadow_beta, 1 - self.shadow_beta]  # fmt: skip
+
+
+def masked_adamw(
+    w: Float[Tensor, "rows cols"],
+    g: Float[Tensor, "rows cols"],
+    m: Float[Tensor, "rows cols"],
+    v: Float[Tensor, "rows cols"],
+    words: Int32[Tensor, "rows words"] | None,
+    step: AdamStep,
+    *,
+    backend: Backend,
+    subset: Int32[Tensor, "rows words"] | None = None,
+) -> None:
+    """One step in place, with moments of the weight's shape.
+
+    Args:
+        w: the weight, contiguous.
+        g: its gradient, contiguous; not changed.
+        m: first moments.
+        v: second moments; with `words` None, their sign bit is the mask: set = pruned.
+        words: the packed mask; None reads it from the sign of v.
+        step: the step's numbers.
+        backend: which form.
+        subset: in RESU, the only coordinates that are written; None = all pruned ones.
+    """
+    if backend == "triton":
+        from resu.kernels import triton_masked_adam
+
+        triton_masked_adam.launch(
+            w, g, m, v, words, invert=step.phase is Phase.RESU, everything=step.phase is Phase.JOINT,
+            shadow=step.phase is Phase.SHADOW, subset=subset, lr=step.lr, lr_pruned=step.lr_pruned, beta1=step.beta1,
+            beta2=step.beta2, eps=step.eps, weight_decay=step.weight_decay, step_active=step.step_active,
+            step_pruned=step.step_pruned, shadow_beta=step.shadow_beta, signbit=words is None,
+        )  # fmt: skip
+    elif backend == "compile":
+        _compiled_adamw(w, g, m, v, words, subset, step)
+    else:
+        _eager_adamw(w, g, m, v, words, subset, step)
+
+
+# --- eager ------------------------------------------------------------------------------------------------------------
+
+
+def _torch_adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, t: int, step: AdamStep) -> None:
+    """Torch's own fused kernel on some rows; t includes this step."""
+    adamw(
+        [w], [g], [m], [v], [], [torch.tensor(float(t - 1), device=w.device)], fused=True, amsgrad=False,
+        beta1=step.beta1, beta2=step.beta2, lr=lr, weight_decay=step.weight_decay, eps=step.eps, maximize=False,
+    )  # fmt: skip
+
+
+def _eager_adamw(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor | None, subset: Tensor | None, step: AdamStep
+) -> None:
+    rows, cols = w.shape
+    for part in chunk_rows(rows, cols, _EAGER_ELEMENTS):
+        w_c, g_c, m_c, v_c = w[part], g[part], m[part], v[part]
+        active = torch.signbit(v_c).logical_not_() if words is None else unpack_rows(words[part], cols)
+        if words is None:
+            v_c.abs_()
+        if step.phase is Phase.JOINT:
+            _both_sets(w_c, g_c, m_c, v_c, active, step)
+        elif step.phase is Phase.SHADOW:
+            _shadow_rows(w_c, g_c, m_c, v_c, active, step)
+        else:
+            written = active
+            if step.phase is Phase.RESU:
+                written = ~active if subset is None else unpack_rows(subset[part], cols)
+            _one_set(w_c, g_c, m_c, v_c, written, step, step.phase is not Phase.RESU)
+        if words is None:
+            v_c.copysign_(active.to(v_c.dtype).sub_(0.5))
+
+
+def _take(target: Tensor, source: Tensor, taken: Tensor) -> None:
+    """Copies the bits of `source`, which is used up, to where `taken` is all ones; elsewhere `target` keeps its own.
+
+    Three integer operations: in eager mode a third of what `torch.where` costs, and as exact for NaN as for any number.
+    """
+    into, difference = target.view(taken.dtype), source.view(taken.dtype)
+    into.bitwise_xor_(difference.bitwise_xor_(into).bitwise_and_(taken))
+
+
+def _all_ones(flags: Tensor, like: Tensor) -> Tensor:
+    """An integer of the other's width a flag: all ones where it is set, else 0."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return flags.to(integers[like.element_size()]).neg_()
+
+
+def _one_set(w: Tensor, g: Tensor, m: Tensor, v: Tensor, written: Tensor, step: AdamStep, active: bool) -> None:
+    """PyTorch's fused kernel on copies, from which only what may be written is taken."""
+    lr, t = step.of(active)
+    moved = [x.clone() for x in (w, m, v)]
+    _torch_adamw(moved[0], g, moved[1], moved[2], lr, t, step)
+    taken = _all_ones(written, w)
+    for target, source in zip((w, m, v), moved, strict=True):
+        _take(target, source, taken)
+
+
+def _both_sets(w: Tensor, g: Tensor, m: Tensor, v: Tensor, active: Tensor, step: AdamStep) -> None:
+    _one_set(w, g, m, v, active, step, active=True)
+    _one_set(w, g, m, v, ~active, step, active=False)
+
+
+def _shadow_rows(w: Tensor, g: Tensor, m: Tensor, v: Tensor, active: Tensor, step: AdamStep) -> None:
+    gathered = [
+        torch.lerp(m, g.to(m.dtype), 1 - step.shadow_beta),
+        torch.lerp(v, g.abs().to(v.dtype), 1 - step.shadow_beta),
+    ]
+    _one_set(w, g, m, v, active, step, active=True)
+    pruned = _all_ones(~active, m)
+    for target, source in zip((m, v), gathered, strict=True):
+        _take(target, source, pruned)
+
+
+def masked_adamw_compact(
+    w: Float[Tensor, "rows cols"],
+    g: Float[Tensor, "rows cols"],
+    m: Float[Tensor, " written"],
+    v: Float[Tensor, " written"],
+    words: Int32[Tensor, "rows words"],
+    step: AdamStep,
+    *,
+    backend: Backend,
+    block_offsets: Int32[Tensor, " blocks"] | None = None,
+) -> None:
+    """One step in place, with moments for the written coordinates alone.
+
+    Args:
+        w: the weight, contiguous.
+        g: its gradient, contiguous; not changed.
+        m: first moments of the written coordinates, by ascending flat index.
+        v: second moments.
+        words: the coordinates that are written, packed.
+        step: the step's numbers; the phase says whose learning rate and step count apply.
+        backend: which form; there is no compiled one, which runs as the eager one.
+        block_offsets: for Triton, written coordinates before each block of 1024.
+    """
+    active = step.phase is not Phase.RESU
+    lr, t = step.of(active)
+    if backend == "triton" and block_offsets is not None:
+        from resu.kernels import triton_masked_adam
+
+        triton_masked_adam.launch_compact(
+            w, g, m, v, words, block_offsets, lr=lr, beta1=step.beta1, beta2=step.beta2, eps=step.eps,
+            weight_decay=step.weight_decay, step=t,
+        )  # fmt: skip
+        return
+    rows, cols = w.shape
+    done = 0
+    for part in chunk_rows(rows, cols, _EAGER_ELEMENTS):
+        written = unpack_rows(words[part], cols)
+        w_c = w[part][written]
+        slots = slice(done, done + w_c.numel())
+        done = slots.stop
+        if w_c.numel():
+            _torch_adamw(w_c, g[part][written], m[slots], v[slots], lr, t, step)
+            w[part].masked_scatter_(written, w_c)
+
+
+# --- one fused loop through torch.compile -----------------------------------------------------------------------------
+
+
+def _compiled_adamw(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor | None, subset: Tensor | None, step: AdamStep
+) -> None:
+    numbers = torch.tensor(step.numbers(), dtype=torch.float32).to(w.device)
+    # Written = bit ^ invert | everything, so that the phase is data.
+    flips = torch.tensor([step.phase is Phase.RESU, step.phase is Phase.JOINT, step.phase is Phase.SHADOW])
+    flips = flips.to(w.device)
+    if words is None and subset is None:
+        _compiled(_signbit_body)(w, g, m, v, numbers, flips)
+        return
+    if words is None:  # a subset beside a sign-bit mask is rare enough for the plain form
+        _eager_adamw(w, g, m, v, words, subset, step)
+        return
+    cols = w.shape[1]
+    if cols % 32 == 0:
+        lanes = [x.view(x.shape[0], -1, 32) for x in (w, g, m, v)]
+        _compiled(_lanes_body)(*lanes, words, words if subset is None else subset, numbers, flips, subset is not None)
+    else:
+        chosen = words if subset is None else subset
+        _compiled(_ragged_body)(w, g, m, v, words, chosen, numbers, flips, subset is not None)
+
+
+@cache
+def _compiled(body: Callable[..., None]) -> Any:
+    return torch.compile(body, dynamic=True, fullgraph=True)
+
+
+def _update(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, active: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The new w, m and v; elementwise, so that it compiles into one loop."""
+    keep_a, rate_a, root_a, keep_p, rate_p, root_p, _, c1, b2, c2, eps, beta, gamma = numbers.unbind()
+    resu, joint, shadow = flips.unbind()
+    written = torch.where(resu, chosen, active) | joint
+    w32, g32, m32, v32 = w.float(), g.float(), m.float(), v.float()
+    # torch's fused kernel takes the interpolated form of m; so do we, to stay within rounding of it.
+    m_new = m32 + c1 * (g32 - m32)
+    v_new = b2 * v32 + c2 * g32 * g32
+    keep, rate = torch.where(active, keep_a, keep_p), torch.where(active, rate_a, rate_p)
+    root = torch.where(active, root_a, root_p)
+    w_new = w32 * keep - rate * m_new / (v_new.sqrt() * root + eps)
+    gathers = shadow & ~active
+    m_kept = torch.where(gathers, beta * m32 + gamma * g32, m32)
+    v_kept = torch.where(gathers, beta * v32 + gamma * g32.abs(), v32)
+    return (
+        torch.where(written, w_new.to(w.dtype), w),
+        torch.where(written, m_new, m_kept).to(m.dtype),
+        torch.where(written, v_new, v_kept).to(v.dtype),
+    )
+
+
+def _lanes_body(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor,
+    subset: bool,
+) -> None:  # fmt: skip
+    """Rows of whole words, seen as (rows, words, 32)."""
+    lane = torch.arange(32, dtype=torch.int32, device=w.device)
+    active = ((words.unsqueeze(-1) >> lane) & 1) != 0
+    picked = ((chosen.unsqueeze(-1) >> lane) & 1) != 0 if subset else ~active
+    for target, source in zip((w, m, v), _update(w, g, m, v, active, picked, numbers, flips), strict=True):
+        target.copy_(source)
+
+
+def _ragged_body(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor,
+    subset: bool,
+) -> None:  # fmt: skip
+    """Rows that end within a word: each column looks its word up."""
+    column = torch.arange(w.shape[1], dtype=torch.int32, device=w.device)
+    active = ((words[:, column // 32] >> (column % 32)) & 1) != 0
+    picked = ((chosen[:, column // 32] >> (column % 32)) & 1) != 0 if subset else ~active
+    for target, source in zip((w, m, v), _update(w, g, m, v, active, picked, numbers, flips), strict=True):
+        target.copy_(source)
+
+
+def _signbit_body(w: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, flips: Tensor) -> None:
+    """The mask is the sign of v, which as a mean of squares needs none of its own."""
+    # Compared as an integer: the compiler has no vector form of torch.signbit.
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[v.element_size()]
+    pruned = v.view(integer) < 0
+    w_new, m_new, v_new = _update(w, g, m, v.abs(), ~pruned, pruned, numbers, flips)
+    w.copy_(w_new)
+    m.copy_(m_new)
+    v.copy_(torch.where(pruned, -v_new, v_new))
+
+
+# --- SGD --------------------------------------------------------------------------------------------------------------
+
+
+def masked_sgd(
+    w: Float[Tensor, "rows cols"],
+    g: Float[Tensor, "rows cols"],
+    m: Float[Tensor, "rows cols"] | None,
+    words: Int32[Tensor, "rows words"],
+    phase: Phase,
+    *,
+    lr: float,
+    lr_pruned: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    first: bool,
+    subset: Int32[Tensor, "rows words"] | None = None,
+    shadow_beta: float = 0.98,
+) -> None:
+    """One SGD step in place: g ← g + λ w, m ← μ m + g, w ← w − η m (or w − η (g + μ m) with Nesterov's momentum).
+
+    Args:
+        w: the weight, contiguous.
+        g: its gradient, contiguous; not changed.
+        m: momentum, or None without.
+        words: the packed mask.
+        phase: which coordinates are written.
+        lr: learning rate of active coordinates.
+        lr_pruned: learning rate of pruned ones.
+        momentum: μ.
+        weight_decay: coupled decay λ.
+        nesterov: whether the step looks ahead.
+        first: whether m is to be g, as torch has it on the first step of a set.
+        subset: in RESU, the only coordinates that are written.
+        shadow_beta: β of the gradient's mean in SHADOW, which needs momentum.
+    """
+    rows, cols = w.shape
+    for part in chunk_rows(rows, cols, _EAGER_ELEMENTS):
+        w_c, g_c = w[part], g[part]
+        active = unpack_rows(words[part], cols)
+        written = active
+        if phase is Phase.RESU:
+            written = ~active if subset is None else unpack_rows(subset[part], cols)
+        elif phase is Phase.JOINT:
+            written = torch.ones_like(active)
+        rate = torch.where(active, lr, lr_pruned).to(w.dtype)
+        d = torch.add(g_c, w_c, alpha=weight_decay) if weight_decay else g_c
+        if m is not None:
+            m_c = m[part]
+            moved = d.clone() if first else torch.add(d, m_c, alpha=momentum)
+            kept = torch.lerp(m_c, g_c, 1 - shadow_beta) if phase is Phase.SHADOW else m_c
+            torch.where(written, moved, kept, out=m_c)
+            d = torch.add(d, moved, alpha=momentum) if nesterov else moved
+        torch.where(written, w_c - rate * d, w_c, out=w_c)

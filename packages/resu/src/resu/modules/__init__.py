@@ -1,0 +1,1 @@
+"""Modules that carry a mask and θ of their own."""

@@ -1,0 +1,1 @@
+"""Training in cycles: pruned weights compete to come back."""

@@ -1,0 +1,60 @@
+"""A small task and the optimizers that a cycle has to work with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resu.optim.masked import MaskedAdamW, MaskedSGD
+
+Batch = tuple[Tensor, Tensor]
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "masked adamw": lambda params: MaskedAdamW(params, lr=1e-2, backend="eager"),
+    "masked adamw signbit": lambda params: MaskedAdamW(params, lr=1e-2, layout="signbit", backend="eager"),
+    "masked adamw compact": lambda params: MaskedAdamW(params, lr=1e-2, layout="compact", backend="eager"),
+    "masked sgd": lambda params: MaskedSGD(params, lr=0.05, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=1e-2),
+    "adam amsgrad": lambda params: torch.optim.Adam(params, lr=1e-2, amsgrad=True),
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+    "rmsprop": lambda params: torch.optim.RMSprop(params, lr=1e-3),
+}
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compilation costs more than all steps of these tests."""
+    monkeypatch.setenv("RESU_BACKEND", "eager")
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 4))
+
+
+@pytest.fixture(scope="session")
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(96, 12, generator=generator)
+    y = (x @ torch.randn(12, 4, generator=generator)).argmax(1)
+    return [(x[i : i + 16], y[i : i + 16]) for i in range(0, 96, 16)]
+
+
+@pytest.fixture(scope="session")
+def loss_of() -> Callable[[nn.Module, Batch], Tensor]:
+    return lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.fixture(params=list(OPTIMIZERS))
+def make_optimizer(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Every optimizer in turn."""
+    return OPTIMIZERS[request.param]
+
+
+@pytest.fixture(params=["masked adamw signbit", "sgd"])
+def make_some(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """One of ours and a stock one, where any optimizer will do."""
+    return OPTIMIZERS[request.param]
