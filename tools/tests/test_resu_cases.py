@@ -93,6 +93,15 @@ def test_every_variant_does_the_work(case: Case, params: Params) -> None:
     assert all(row.against == "oracle" for row in gates.values())
 
 
+@pytest.mark.parametrize("case", ["resu.step", "resu.step_original"])
+def test_a_large_step_is_looked_at_in_some_rows(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "WHOLE", SIZE - 1)
+    rows = step._Rows({"size": SIZE, "sparsity": 0.5, "seed": 0, **step.batch(SIZE, 128)})
+    assert rows.gradient.shape == (SIZE // 16, SIZE)
+    gates = _gates(BY_ID[case], {"sparsity": 0.5, "back_end": "eager"})
+    assert {name: row.reason for name, row in gates.items() if not row.equal} == {}
+
+
 def _spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> dict[str, Gate]:
     """Gates of the steps in RESU, whose every step does something more."""
     build = step._ours

@@ -121,6 +121,17 @@ def test_an_amnesty_is_two_tournaments(make: Callable[..., Made]) -> None:
     assert report.n_active == sum(int(f.sum()) for f in was.values())
 
 
+def test_each_layer_gets_its_own_mask() -> None:
+    model = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 30), nn.Linear(30, 30))
+    sparsifier = Sparsifier(model, 0.5)
+    masks = {name: SparseMask.random((30, 30), 0.5, seed=i) for i, name in enumerate(sparsifier.parameters)}
+    before = weights(sparsifier)
+    assert sparsifier.set_masks(masks).n_active == 3 * 450
+    for name, sparse in sparsifier.parameters.items():
+        assert sparse.mask == masks[name]
+        assert torch.equal(sparse.weight, masks[name].apply(before[name]))
+
+
 @pytest.mark.parametrize("strategy", ["open", "merge", "none"])
 def test_the_other_ways_to_commit(make: Callable[..., Made], strategy: str) -> None:
     _, _, sparsifier = make()

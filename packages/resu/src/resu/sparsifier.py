@@ -17,14 +17,15 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from resu.core.amnesty import places
 from resu.core.mask import SparseMask, check_sparsity
-from resu.core.noise import NOISES, uniform
 from resu.core.phases import Phase, SparseParameter, local, release, sparsify
 from resu.core.ranks import Number as _Number
-from resu.core.ranks import row_offset, sum_over_ranks
+from resu.core.ranks import sum_over_ranks
 from resu.core.reports import CommitReport, LayerReport, SparsityOptimizer
 from resu.core.scores import named_score
 from resu.core.select import Candidate, Score, Selection, plan_top
+from resu.core.starting import random_score, start_theta
 from resu.core.targets import check_optimizer, choose_parameters
 from resu.distributed import shard_group
 from resu.distribution import Distribution, active_counts, proportional_counts, total_active
@@ -188,7 +189,7 @@ class Sparsifier:
             )
         for name, mask in masks.items():
             mask.check_shape(self.parameters[name].mask.shape, f"weight {name}")
-        return self._change({name: ((part, m.row_bool(part)) for part in m.chunks()) for name, m in masks.items()})
+        return self._change({name: _rows_of(mask) for name, mask in masks.items()})
 
     def apply_masks(self) -> None:
         """Makes pruned weights 0 again, for an optimizer that knows nothing of masks.
@@ -254,7 +255,7 @@ class Sparsifier:
                 for part, flags in chosen.rows(0):
                     sparse.subset.set_rows(part, flags)
             if init != "zero" and epsilon:
-                self._start_theta(name, sparse, init, epsilon)
+                start_theta(sparse, init, epsilon, self.seed, f"{name}/theta/{self._entries}", self.group)
 
     def joint(self) -> None:
         """Active and pruned weights train together.
@@ -399,16 +400,11 @@ class Sparsifier:
         if strategy == "merge":
             return ((part, torch.ones_like(mask.row_bool(part))) for part in mask.chunks())
         if strategy == "none":
-            return ((part, mask.row_bool(part)) for part in mask.chunks())
+            return _rows_of(mask)
         if strategy == "open":
             return self._top(sparse, self._score("magnitude", name, sparse), keep).rows(0)
         both = callable(score) or score == "movement"
-        active, pruned = self._sum(mask.n_active), self._sum(mask.n_pruned)
-        n_pruned = min(int(budget * keep), pruned)
-        n_active = min(keep - int(budget * keep), active)
-        # Places that a pool cannot fill go to the pruned first, then to the active.
-        n_pruned = min(pruned, keep - n_active)
-        n_active = keep - n_pruned
+        n_active, n_pruned = places(keep, self._sum(mask.n_active), self._sum(mask.n_pruned), budget)
         stay = self._top(sparse, self._score(score if both else "magnitude", name, sparse), n_active, among=mask)
         come = self._top(sparse, self._score(score, name, sparse), n_pruned, among=mask, pruned=True)
         return _either(stay.rows(0), come.rows(0))
@@ -457,28 +453,8 @@ class Sparsifier:
             return self._random(f"{name}/{self._draws}", sparse)
         return named_score(score, sparse, self.optimizer)
 
-    def _random(self, name: str, sparse: SparseParameter) -> Score:
-        offset = row_offset(sparse.mask.rows, self.group)
-        cols = sparse.mask.cols
-        return lambda part: uniform(self.seed, name, _moved(part, offset), cols, device=sparse.mask.device)
-
-    def _start_theta(self, name: str, sparse: SparseParameter, init: str, epsilon: float) -> None:
-        scale = epsilon * self._active_std(sparse)
-        draw = NOISES[init]
-        offset, weight, mask = row_offset(sparse.mask.rows, self.group), sparse.weight, sparse.mask
-        label = f"{name}/theta/{self._entries}"
-        for part in mask.chunks():
-            noise = draw(self.seed, label, _moved(part, offset), mask.cols, device=mask.device).mul_(scale)
-            weight[part] = torch.where(mask.row_bool(part), weight[part], noise.to(weight.dtype))
-
-    def _active_std(self, sparse: SparseParameter) -> float:
-        """Unbiased standard deviation of the active weights; 1 where there are fewer than two."""
-        sums = torch.zeros(3, dtype=torch.float64)
-        for part in sparse.mask.chunks():
-            values = sparse.weight[part][sparse.mask.row_bool(part)].double()
-            sums += torch.tensor([values.numel(), float(values.sum()), float(values.square().sum())])
-        count, total, squares = (self._sum(x) for x in sums.tolist())
-        return math.sqrt(max(0.0, squares - total**2 / count) / (count - 1)) if count > 1 else 1.0
+    def _random(self, label: str, sparse: SparseParameter) -> Score:
+        return random_score(sparse, self.seed, label, self.group)
 
     def _sum(self, value: _Number) -> _Number:
         return sum_over_ranks(value, self.group)
@@ -543,11 +519,11 @@ class Sparsifier:
             release(sparse.parameter)
 
 
+def _rows_of(mask: SparseMask) -> _Flags:
+    return ((part, mask.row_bool(part)) for part in mask.chunks())
+
+
 def _either(left: _Flags, right: _Flags) -> _Flags:
     """Two selections over the same rows, walked side by side."""
     for (part, a), (_, b) in zip(left, right, strict=True):
         yield part, a | b
-
-
-def _moved(part: slice, offset: int) -> slice:
-    return slice(part.start + offset, part.stop + offset)

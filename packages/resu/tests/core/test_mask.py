@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resu.core.bits import pack_rows, popcount, unpack_rows
-from resu.core.mask import SignBitMask, SparseMask, chunk_rows, row_shape
+from resu.core.mask import SparseMask, chunk_rows, row_shape
+from resu.core.signs import SignBitMask
 from resu.errors import MaskError
 
 SHAPES = st.sampled_from([(1,), (7,), (1, 1), (3, 31), (3, 32), (4, 33), (5, 100), (2, 3, 3, 3), (70, 129)])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from resu.core.mask import SignBitMask, SparseMask
+from resu.core.mask import SparseMask
 from resu.core.phases import Phase, SparseParameter, release, sparse_state, sparsify
+from resu.core.signs import SignBitMask
 from resu.errors import OptimizerError
 from resu.kernels.backend import has_compiler
 from resu.optim.masked import MaskedAdamW, MaskedSGD

@@ -18,7 +18,7 @@ from resu.core.scores import tensor_rows
 from resu.core.select import Candidate, Score, select_top
 from resu.errors import ConfigError, MaskError
 
-__all__ = ["Amnesty", "AmnestyResult", "ScoreType", "compute_mask_churn", "compute_resurrection_rate"]
+__all__ = ["Amnesty", "AmnestyResult", "ScoreType", "compute_mask_churn", "compute_resurrection_rate", "places"]
 
 ScoreType = Literal["magnitude", "gradient", "wanda"]
 
@@ -157,10 +157,11 @@ class Amnesty:
         budget = self.resurrection_budget(cycle)
         score = _as_score(scores, old_mask) if isinstance(scores, Tensor) else scores
         n_total, n_old = (sum_over_ranks(n, group) for n in (old_mask.numel, old_mask.n_active))
-        places = _places(n_total, n_old, target_sparsity, budget)
+        keep = n_total - round(target_sparsity * n_total)
+        shares = places(keep, n_old, n_total - n_old, budget)
         kept, back = (
             select_top([Candidate(score, old_mask.shape, old_mask.device, old_mask, pruned)], k, group=group)[0]
-            for pruned, k in zip((False, True), places, strict=True)
+            for pruned, k in zip((False, True), shares, strict=True)
         )
         return AmnestyResult(
             new_mask=kept | back,
@@ -296,12 +297,24 @@ def compute_mask_churn(old_mask: SparseMask, new_mask: SparseMask) -> dict[str, 
     }
 
 
-def _places(n_total: int, n_active: int, sparsity: float, budget: float) -> tuple[int, int]:
-    """Places of the active and of the pruned pool, with what one pool cannot fill given to the other."""
-    n_pruned, n_keep = n_total - n_active, n_total - round(sparsity * n_total)
-    wanted = int(budget * n_keep)
-    resurrected, active = min(wanted, n_pruned), min(n_keep - wanted, n_active)
-    left = n_keep - resurrected - active
+def places(keep: int, n_active: int, n_pruned: int, budget: float) -> tuple[int, int]:
+    """Places of the active and of the pruned pool; what a pool cannot fill goes to the pruned one, then the active one.
+
+    Args:
+        keep: places in all.
+        n_active: coordinates in the active pool.
+        n_pruned: coordinates in the pruned pool.
+        budget: share of the places that is meant for the pruned pool.
+
+    Returns:
+        The two numbers; together `keep`.
+
+    >>> places(10, 10, 90, 0.25), places(10, 4, 90, 0.25), places(10, 10, 1, 0.25)
+    ((8, 2), (4, 6), (9, 1))
+    """
+    wanted = int(budget * keep)
+    resurrected, active = min(wanted, n_pruned), min(keep - wanted, n_active)
+    left = keep - resurrected - active
     more = min(left, n_pruned - resurrected)
     return active + left - more, resurrected + more
 

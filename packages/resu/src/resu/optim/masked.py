@@ -16,7 +16,7 @@ compact  2 n                     N bits; moments are made anew at each phase
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int32
@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from resu.core.mask import SignBitMask, SparseMask
+from resu.core.mask import SparseMask
 from resu.core.phases import Phase, SparseParameter, local, sparse_state
+from resu.core.signs import SignBitMask
 from resu.distributed import any_rank
 from resu.errors import OptimizerError
 from resu.kernels.backend import Backend, resolve
@@ -48,12 +49,8 @@ class _Masked(Optimizer):
         self.skipped_steps = 0
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # losses are tensors too
         """One step; none at all, and one more in `skipped_steps`, where a gradient is not finite.
 
         Args:
@@ -361,7 +358,7 @@ class MaskedAdamW(_Masked):
     def _carried(self, sparse: SparseParameter, state: dict[str, Any]) -> tuple[float, ...]:
         if sparse.phase is Phase.SHADOW:
             return 0.0, 1.0
-        pruned, active = state["step_pruned"], max(state["step"], 1)
+        pruned, active = state["step_pruned"], state["step"]
         if not pruned:
             return 0.0, 0.0
         betas = next(g["betas"] for g in self.param_groups if any(p is sparse.parameter for p in g["params"]))
@@ -385,9 +382,13 @@ class MaskedAdamW(_Masked):
         for group in self.param_groups:
             for p in group["params"]:
                 sparse, state = sparse_state(p), self.state.get(p)
-                if self.layout == "signbit" and sparse is not None and state and "exp_avg_sq" in state:
+                if sparse is None or not state or "exp_avg_sq" not in state:
+                    continue
+                if self.layout == "signbit":
                     carrier = local(state["exp_avg_sq"]).view(sparse.mask.rows, sparse.mask.cols)
                     sparse.mask = SignBitMask(carrier, sparse.mask.shape)
+                elif state.get("block_offsets") is not None:  # torch casts what it loads to the weight's type
+                    state["block_offsets"] = state["block_offsets"].to(torch.int32)
 
 
 class MaskedSGD(_Masked):

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from resu.config import CycleConfig
-from resu.core.mask import SignBitMask
 from resu.core.phases import SparseParameter, local
 from resu.core.selective import RESUSelective
+from resu.core.signs import SignBitMask
 from resu.sparsifier import Sparsifier
 
 __all__ = ["ThetaStepping"]

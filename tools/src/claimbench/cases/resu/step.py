@@ -303,8 +303,8 @@ CASES = (
         _phases,
         # A large point takes as long as all small ones. The update reads and writes the same bytes at any sparsity.
         grid=(
-            *(params | {"back_end": "eager"} for params in (*SMALL, {"size": 4096, "sparsity": 0.5})),
-            *(params | {"back_end": "compile"} for params in (*SMALL, {"size": 4096, "sparsity": 0.9})),
+            *({**params, "back_end": "eager"} for params in (*SMALL, {"size": 4096, "sparsity": 0.5})),
+            *({**params, "back_end": "compile"} for params in (*SMALL, {"size": 4096, "sparsity": 0.9})),
         ),
         variants=("none", "train", "best", "shadow"),
         control="none",
