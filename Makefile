@@ -35,7 +35,7 @@ help: ## print this list
 .uv/bin/uv:
 	@echo "uv is not on PATH: installing it into .uv/"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  { echo "$(PYTHON) does not run here, or is older than Python 3.11; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@if $(PYTHON) -m pip --version >/dev/null 2>&1; then $(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action=ignore --target .uv 'uv==$(UV_PIN)'; \
 	 elif $(PYTHON) -m venv .uv/venv; then .uv/venv/bin/pip install -q --disable-pip-version-check 'uv==$(UV_PIN)' && mkdir -p .uv/bin && ln -sf ../venv/bin/uv .uv/bin/uv; \
 	 else echo "$(PYTHON) has neither pip nor venv; install one of them (Debian: python3-pip), or install uv" >&2; exit 1; fi

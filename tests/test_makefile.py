@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,12 @@ def test_a_machine_without_uv_is_set_up(root: Path, tracked: list[Path], tmp_pat
         shutil.copy2(path, target)
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("make", "git", "bash", "sh", "awk", "tar", "mktemp", "rm", "mkdir", "ln", "cp", "python3", "env"):
+    for name in ("make", "git", "bash", "sh", "awk", "tar", "mktemp", "rm", "mkdir", "ln", "cp", "env"):
         found = shutil.which(name)
         if found:
             (tools / name).symlink_to(found)
+    # The interpreter itself: what stands on PATH may be a shim that needs its own home.
+    (tools / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     environment = {"PATH": str(tools), "HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
     for name in ("PIP_CERT", "SSL_CERT_FILE", "UV_CACHE_DIR"):

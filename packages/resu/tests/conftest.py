@@ -5,6 +5,7 @@ The interpreter must be chosen before triton is imported. Where there is a GPU i
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -22,3 +23,9 @@ from hypothesis import settings  # noqa: E402
 # Shared machines make single examples slow now and then; that is no failure.
 settings.register_profile("shared", deadline=None, max_examples=25)
 settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time() -> None:
+    """Layers that a test makes without a seed of its own start from the same numbers in any order of the tests."""
+    torch.manual_seed(0)

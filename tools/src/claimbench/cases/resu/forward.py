@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from claimbench.case import Case, Tolerance, Work, Workload
-from claimbench.cases.resu.problem import Prepared, batch, mask_of, weight_of
+from claimbench.cases.resu.problem import Prepared, batch, default_device, mask_of, weight_of
 from claimbench.record import Params
-from resu.core.mask import SparseMask
 from resu.core.resurrection import StorageMode
 from resu.modules.linear import RESULinear
 from resu.reference import original
@@ -29,21 +28,20 @@ SPARSITY = 0.5
 ROUNDING = Tolerance(relative=1e-4, absolute=1e-4, reason="float32 sums of up to 4096 products, in another order")
 
 
-def _inputs(size: int, seed: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
+def _theta(size: int, seed: int) -> Tensor:
     mask = mask_of(size, SPARSITY)
-    theta = torch.randn(mask.n_pruned, generator=generator).mul_(0.1 * size**-0.5).to(mask.device)
-    return {"weight": weight_of(size, seed), "flags": mask.to_bool(), "theta": theta, **batch(size, BATCH, seed)}
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(mask.n_pruned, generator=generator).mul_(0.1 * size**-0.5).to(mask.device)
 
 
 def _of_original(form: original.Forward) -> Callable[[dict[str, Any]], nn.Module]:
     def build(inputs: dict[str, Any]) -> nn.Module:
-        size = inputs["weight"].shape[0]
-        layer = original.OriginalRESULinear(size, size, bias=False, forward_form=form).to(inputs["weight"].device)
-        layer.weight.data.copy_(inputs["weight"])
-        layer.mask = original.SparseMask(inputs["flags"].float())
+        size, seed = inputs["x"].shape[1], inputs["seed"]
+        layer = original.OriginalRESULinear(size, size, bias=False, forward_form=form).to(default_device())
+        layer.weight.data.copy_(weight_of(size, seed))
+        layer.mask = original.SparseMask(mask_of(size, SPARSITY).mask)
         layer.enter_resu_mode(use_selective=False)
-        layer.resurrection.theta.data.copy_(inputs["theta"])
+        layer.resurrection.theta.data.copy_(_theta(size, seed))
         return layer
 
     return build
@@ -59,16 +57,12 @@ class PlainSum(RESULinear):
 
 def _ours(kind: type[RESULinear], mode: StorageMode) -> Callable[[dict[str, Any]], nn.Module]:
     def build(inputs: dict[str, Any]) -> nn.Module:
-        weight, flags = inputs["weight"], inputs["flags"]
-        size = weight.shape[0]
-        layer = kind(size, size, bias=False, device=weight.device, storage_mode=mode)
-        layer.weight.data.copy_(weight)
-        layer.set_mask(SparseMask(flags))
+        size, seed = inputs["x"].shape[1], inputs["seed"]
+        layer = kind(size, size, bias=False, device=default_device(), storage_mode=mode)
+        layer.weight.data.copy_(weight_of(size, seed))
+        layer.set_mask(mask_of(size, SPARSITY))
         layer.enter_resu_mode(init="zero")
-        if mode is StorageMode.INPLACE:
-            layer.weight.data[~flags] = inputs["theta"]
-        else:
-            layer.resurrection.theta.data.copy_(inputs["theta"])
+        layer.resurrection.assign(_theta(size, seed))
         return layer
 
     return build
@@ -99,11 +93,12 @@ def _forward_backward(prepared: Prepared[nn.Module]) -> Callable[[dict[str, Any]
     def call(inputs: dict[str, Any]) -> dict[str, Tensor]:
         layer = prepared(inputs)
         parameter = _trainable(layer)
-        parameter.grad = None
         output = layer(inputs["x"])
         output.backward(inputs["upstream"])
-        assert parameter.grad is not None
-        return {"output": output, "gradient": parameter.grad}
+        # Not kept until the next call: what one variant keeps, the allocator has to find anew for the others.
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        return {"output": output, "gradient": gradient}
 
     return call
 
@@ -113,29 +108,29 @@ PASSES = {"forward": _forward, "forward and backward": _forward_backward}
 
 def _effective(inputs: dict[str, Any]) -> Tensor:
     """W_eff in float64."""
-    effective: Tensor = inputs["weight"].double() * inputs["flags"]
-    effective[~inputs["flags"]] = inputs["theta"].double()
-    return effective
+    size, seed = inputs["x"].shape[1], inputs["seed"]
+    pruned = ~mask_of(size, SPARSITY).to_bool()
+    return weight_of(size, seed).double().masked_scatter_(pruned, _theta(size, seed).double())
 
 
 def _setup(params: Params) -> Workload:
     size, what = int(params["size"]), str(params["pass"])
-    pruned = ~mask_of(size, SPARSITY).to_bool()
 
     def oracle(inputs: dict[str, Any]) -> dict[str, Tensor]:
         x = inputs["x"].double()
         found = {"output": functional.linear(x, _effective(inputs))}
         if what != "forward":
-            found["gradient"] = (inputs["upstream"].double().T @ x)[pruned]
+            found["gradient"] = (inputs["upstream"].double().T @ x)[~mask_of(size, SPARSITY).to_bool()]
         return found
 
     def compare(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         # In place, the gradient of the whole weight is there; θ's is the part of it at P.
+        pruned = ~mask_of(size, SPARSITY).to_bool()
         return {name: found[pruned] if found.shape == pruned.shape else found for name, found in outputs.items()}
 
     flops = 2.0 * BATCH * size**2
     return Workload(
-        inputs=lambda seed: _inputs(size, seed),
+        inputs=lambda seed: batch(size, BATCH, seed),
         variants={name: PASSES[what](Prepared(build)) for name, build in FORMS.items()},
         oracle=oracle,
         tolerance=ROUNDING,
@@ -152,7 +147,7 @@ def _masking(params: Params) -> Workload:
         return lambda inputs: prepared(inputs).effective_weight()
 
     return Workload(
-        inputs=lambda seed: _inputs(size, seed),
+        inputs=lambda seed: batch(size, BATCH, seed),
         variants={name: form(FORMS[name]) for name in ("before", "after", "best", "compact")},
         oracle=_effective,
     )

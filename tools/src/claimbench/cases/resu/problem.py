@@ -55,8 +55,8 @@ def mask_of(size: int, sparsity: float) -> SparseMask:
     return _mask(size, sparsity).clone().to(default_device())
 
 
-def batch(size: int, rows: int, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs and the gradient of the loss by the outputs, both of small whole numbers.
+def batch(size: int, rows: int, seed: int = 0) -> dict[str, Any]:
+    """The seed, inputs and the gradient of the loss by the outputs, both of small whole numbers.
 
     Sums of their products are whole numbers below 2^24, so that the gradient of the weight comes out exactly, in
     whatever order a matrix product adds. Adam divides a gradient by its own size: without this, entries that are
@@ -69,23 +69,25 @@ def batch(size: int, rows: int, seed: int = 0) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(SEED + 1 + seed)
     x, upstream = (torch.randint(-2, 3, (rows, size), generator=generator).float() for _ in range(2))
-    return {"x": x.to(default_device()), "upstream": upstream.to(default_device())}
+    return {"seed": seed, "x": x.to(default_device()), "upstream": upstream.to(default_device())}
 
 
 class Prepared(Generic[Built]):
-    """Something built from inputs once, and again for other inputs: what is timed is its use.
+    """Something built from inputs once, and again for inputs of another seed: what is timed is its use.
+
+    What the gate has looked at is then what is timed; inputs of one seed are alike.
 
     Args:
-        build: Makes it.
+        build: Makes it from inputs with their `seed`.
     """
 
-    def __init__(self, build: Callable[[Any], Built]) -> None:
-        self._build, self._inputs = build, None
+    def __init__(self, build: Callable[[dict[str, Any]], Built]) -> None:
+        self._build, self._seed = build, -1
         self._built: Built | None = None
 
-    def __call__(self, inputs: Any) -> Built:
-        """What was built from these very inputs."""
-        if self._built is None or inputs is not self._inputs:
-            self._built, self._inputs = None, None  # two of them may not fit into memory
-            self._built, self._inputs = self._build(inputs), inputs
+    def __call__(self, inputs: dict[str, Any]) -> Built:
+        """What was built from inputs of this seed."""
+        if self._built is None or inputs["seed"] != self._seed:
+            self._built = None  # two of them may not fit into memory
+            self._built, self._seed = self._build(inputs), inputs["seed"]
         return self._built
