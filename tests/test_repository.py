@@ -57,4 +57,4 @@ def test_the_sticky_lock_is_not_tracked(root: Path, tracked: list[Path]) -> None
     names = {path.relative_to(root).as_posix() for path in tracked}
     assert "uv.lock" not in names
     assert "requirements.lock" in names
-    assert "http" not in (root / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in (root / "requirements.lock").read_text(encoding="utf-8")

@@ -70,9 +70,12 @@ CASES = (
 """
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from claimbench.run import RunOptions, measure
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 folder = Path(sys.argv[1])
 try:

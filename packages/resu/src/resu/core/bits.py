@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["pack_rows", "popcount", "unpack_rows", "words_per_row"]
 
-_POPCOUNT_ROWS_BYTES = 1 << 14
+_POPCOUNT_ROWS_BYTES = 1 << 10
 
 
 def words_per_row(cols: int) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from resu.experiments.models import score
 from resu.experiments.table import METRICS
 from resu.experiments.trial import Trial, TrialSettings
 
-__all__ = ["RESULT", "DemoCycle", "DemoResult", "run_demo"]
+__all__ = ["RESULT", "DemoCycle", "DemoLayer", "DemoResult", "run_demo"]
 
 RESULT = "demo.json"
 _STEPS: dict[TaskName, int] = {"digits": 1500, "characters": 1200}
@@ -54,6 +54,21 @@ class DemoCycle:
 
 
 @dataclass(frozen=True)
+class DemoLayer:
+    """Masks of a layer.
+
+    Args:
+        first: before the first commit.
+        last: at the end.
+        came_back: resurrected at least once.
+    """
+
+    first: SparseMask
+    last: SparseMask
+    came_back: SparseMask
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """What the demonstration found.
 
@@ -67,6 +82,7 @@ class DemoResult:
         survivors: of these, active at the end.
         score: at the end.
         score_without_survivors: the same network with the survivors set to zero.
+        layers: masks of each weight, by name.
         files: what was written.
     """
 
@@ -79,11 +95,12 @@ class DemoResult:
     survivors: int
     score: float
     score_without_survivors: float
+    layers: Mapping[str, DemoLayer]
     files: tuple[Path, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; without the files."""
-        return {name: value for name, value in asdict(self).items() if name != "files"}
+        """For JSON; without masks and files."""
+        return {name: value for name, value in asdict(self).items() if name not in ("layers", "files")}
 
 
 def run_demo(
@@ -138,10 +155,12 @@ def run_demo(
     layers, part = trial.sparsifier.parameters, _first(data.test, _SCORED)
     history: list[DemoCycle] = []
     back = {name: SparseMask.zeros(sparse.mask.shape, sparse.mask.device) for name, sparse in layers.items()}
+    first = back
     for step in range(total):
         before = {name: sparse.mask.clone() for name, sparse in layers.items()}
         trial.step(step)
         if len(method.commits) > len(history):
+            first = first if history else before
             for name, sparse in layers.items():
                 back[name] = back[name] | sparse.mask.difference(before[name])
             report = method.commits[-1]
@@ -159,7 +178,8 @@ def run_demo(
                 )
             )
             progress(step + 1, total, f"{history[-1].sparsity:.1%} pruned, {history[-1].resurrected} came back")
-    result = _result(trial, task, part, back, tuple(history), out_folder / RESULT)
+    found = {name: DemoLayer(first[name], sparse.mask.clone(), back[name]) for name, sparse in layers.items()}
+    result = _result(trial, task, part, found, tuple(history), out_folder / RESULT)
     progress(total, total, f"score {result.score:.3f}, without what came back {result.score_without_survivors:.3f}")
     out_folder.mkdir(parents=True, exist_ok=True)
     temporary = out_folder / f"{RESULT}.{os.getpid()}"
@@ -172,12 +192,12 @@ def _result(
     trial: Trial,
     task: TaskName,
     part: Part,
-    back: dict[str, SparseMask],
+    found: dict[str, DemoLayer],
     history: tuple[DemoCycle, ...],
     path: Path,
 ) -> DemoResult:
     layers = trial.sparsifier.parameters
-    survivors = {name: back[name] & sparse.mask for name, sparse in layers.items()}
+    survivors = {name: layer.came_back & layer.last for name, layer in found.items()}
     at_end = score(trial.model, trial.data, part)
     with torch.no_grad():
         kept = {name: sparse.weight.clone() for name, sparse in layers.items()}
@@ -192,10 +212,11 @@ def _result(
         history=history,
         weights=sum(sparse.mask.numel for sparse in layers.values()),
         active=sum(sparse.mask.n_active for sparse in layers.values()),
-        resurrected=sum(mask.n_active for mask in back.values()),
+        resurrected=sum(layer.came_back.n_active for layer in found.values()),
         survivors=sum(mask.n_active for mask in survivors.values()),
         score=at_end,
         score_without_survivors=without,
+        layers=found,
         files=(path,),
     )
 

@@ -36,6 +36,8 @@ __all__ = ["AdamStep", "masked_adamw", "masked_adamw_compact", "masked_sgd"]
 _EAGER_ELEMENTS = 1 << 16
 """Elements of an eager chunk: small enough for the cache, large enough that calls from Python do not outweigh it."""
 
+_COMPACT_ELEMENTS = 1 << 12
+
 
 @dataclass(frozen=True)
 class AdamStep:
@@ -227,7 +229,8 @@ def masked_adamw_compact(
         return
     rows, cols = w.shape
     done = 0
-    for part in chunk_rows(rows, cols, _EAGER_ELEMENTS):
+    # Small slices: whoever chooses this layout chooses memory over time.
+    for part in chunk_rows(rows, cols, max(_COMPACT_ELEMENTS, rows * cols // 512)):
         written = unpack_rows(words[part], cols)
         w_c = w[part][written]
         slots = slice(done, done + w_c.numel())
