@@ -559,7 +559,8 @@ def _demo_pictures(plots: Any, result: "DemoResult", folder: Path) -> list[Path]
         flags = (mask.to_bool().numpy() for mask in (layer.first, layer.last, layer.came_back))
         title = f"{result.task}: what came back in {name} ({shape[0]} × {shape[1]})"
         pixels = (8, 8) if result.task == "digits" and shape[1] == 64 else None
-        files += plots.what_came_back(*flags, folder / f"back-{name.removesuffix('.weight')}", title, pixels)
+        short = name.removesuffix(".weight").replace(".", "-")
+        files += plots.what_came_back(*flags, folder / f"back-{short}", title, pixels)
     return files
 
 

@@ -155,12 +155,17 @@ def run_demo(
     layers, part = trial.sparsifier.parameters, _first(data.test, _SCORED)
     history: list[DemoCycle] = []
     back = {name: SparseMask.zeros(sparse.mask.shape, sparse.mask.device) for name, sparse in layers.items()}
-    first = back
+    before: dict[str, SparseMask] = {}
+
+    def look(*_: object) -> None:
+        """A step may prune before its forward pass and commit after it."""
+        before.update({name: sparse.mask.clone() for name, sparse in layers.items()})
+
+    hook, first = trial.model.register_forward_pre_hook(look), back
     for step in range(total):
-        before = {name: sparse.mask.clone() for name, sparse in layers.items()}
         trial.step(step)
         if len(method.commits) > len(history):
-            first = first if history else before
+            first = first if history else dict(before)
             for name, sparse in layers.items():
                 back[name] = back[name] | sparse.mask.difference(before[name])
             report = method.commits[-1]
@@ -178,6 +183,7 @@ def run_demo(
                 )
             )
             progress(step + 1, total, f"{history[-1].sparsity:.1%} pruned, {history[-1].resurrected} came back")
+    hook.remove()
     found = {name: DemoLayer(first[name], sparse.mask.clone(), back[name]) for name, sparse in layers.items()}
     result = _result(trial, task, part, found, tuple(history), out_folder / RESULT)
     progress(total, total, f"score {result.score:.3f}, without what came back {result.score_without_survivors:.3f}")
