@@ -108,8 +108,8 @@ bench-selftest: setup ## prove the tool: simulated noise, planted slowdowns, bro
 claims: setup ## the verdict table of the newest record
 	@$(PY) -m claimbench claims
 
-readme: setup ## write the newest committed record's verdicts into the README
-	@$(PY) -m claimbench claims "$$(ls -d results/*/ | tail -1)" --write README.md
+readme: setup ## write the verdicts of each package's newest committed record into the README
+	@$(PY) -m claimbench claims --write README.md
 
 # --- upkeep -----------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,15 @@ from claimbench.bare import STOPPED, PlainProgress
 from claimbench.errors import ClaimbenchError, RecordError
 from claimbench.findings import Evaluation
 from claimbench.ledger import claim_ids, load_claims, packages, select
-from claimbench.reading import exit_code, judge_record, newest, stopped_words, write_beside, write_into
+from claimbench.reading import (
+    exit_code,
+    judge_record,
+    newest,
+    newest_of_each_package,
+    stopped_words,
+    write_beside,
+    write_into,
+)
 from claimbench.record import read_record
 from claimbench.tables import markdown_table, plain_table, terminal_table
 
@@ -183,10 +191,18 @@ def claims(
     record: Annotated[Path | None, typer.Argument(help="A record; the newest below bench/ or results/.")] = None,
     package: Annotated[str | None, typer.Option(help="Only this package.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown table of a README.")] = False,
-    write: Annotated[Path | None, typer.Option(help="Write that table into the generated block of this file.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write tables into the generated block of this file: those of each package's newest record."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the verdict table of a record, the newest by default."""
+    if write is not None:
+        chosen = newest_of_each_package([Path("results")]) if record is None else [read_record(record)]
+        write_into(write, "\n".join(markdown_table(judge_record(one)) for one in chosen))
+        print(write)
+        return
     read = newest() if record is None else read_record(record)
     evaluation = judge_record(read)
     if package is not None:
@@ -196,9 +212,6 @@ def claims(
         evaluation = evaluation.model_copy(update={"findings": kept})
     if as_json:
         _print_json(evaluation.model_dump(mode="json"))
-    elif write is not None:
-        write_into(write, markdown_table(evaluation))
-        print(write)
     elif markdown:
         print(markdown_table(evaluation), end="")
     else:

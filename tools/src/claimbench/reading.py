@@ -21,6 +21,7 @@ __all__ = [
     "exit_code",
     "judge_record",
     "newest",
+    "newest_of_each_package",
     "records_below",
     "stopped_words",
     "write_beside",
@@ -65,6 +66,33 @@ def newest(places: Iterable[Path] = PLACES) -> Record:
         looked = " and ".join(f"{place}/" for place in places)
         raise RecordError(f"a verdict needs a record; there is none below {looked}; `claimbench run` makes one")
     return found[0]
+
+
+def newest_of_each_package(places: Iterable[Path] = PLACES) -> list[Record]:
+    """For each package the newest record of a run that was about all its claims, the long ones apart.
+
+    Args:
+        places: Folders to look below.
+
+    Returns:
+        Records in the order of the packages, each once.
+
+    Raises:
+        RecordError: When there is none.
+    """
+    places, chosen = tuple(places), []
+    found = records_below(places)
+    for package in packages():
+        wanted = {claim.id for claim in load_claims() if claim.package == package and claim.duration != "long"}
+        for record in found:
+            if wanted and wanted <= {name for start in record.of(Start) for name in start.claims}:
+                if record not in chosen:
+                    chosen.append(record)
+                break
+    if not chosen:
+        looked = " and ".join(f"{place}/" for place in places)
+        raise RecordError(f"no record below {looked} is about a whole package; `claimbench run --package X` makes one")
+    return chosen
 
 
 def judge_record(record: Record, committed: Sequence[Record] | None = None) -> Evaluation:
