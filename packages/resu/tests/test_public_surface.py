@@ -73,7 +73,7 @@ SURFACE: dict[str, set[str]] = {
         "update_ema_and_consistency",
     },
     "resu.core.signs": {"SignBitMask"},
-    "resu.core.starting": {"active_std", "random_score", "start_theta"},
+    "resu.core.starting": {"random_score", "start_theta"},
     "resu.core.targets": {"check_optimizer", "choose_parameters"},
     "resu.distributed": {
         "any_rank",
@@ -210,7 +210,7 @@ SURFACE: dict[str, set[str]] = {
     "resu.pruning.nm": {"NMReport", "commit_nm", "fill_nm", "nm_mask", "partial_nm_mask", "verify_nm"},
     "resu.pruning.wanda": {"Calibrated", "ColumnStatistics", "Forward", "calibrate", "wanda", "wanda_mask"},
     "resu.quant": set(),
-    "resu.quant.packed": {"Init", "PackedLinear", "Scope", "pack_codes", "packed_bytes", "unpack_codes"},
+    "resu.quant.packed": {"PackedLinear", "Scope", "pack_codes", "packed_bytes", "unpack_codes"},
     "resu.schedules": {
         "cubic_over_steps",
         "cycle_sparsities",

@@ -11,7 +11,7 @@ from resu.core.phases import SparseParameter
 from resu.core.ranks import row_offset, sum_over_ranks
 from resu.core.select import Score
 
-__all__ = ["active_std", "random_score", "start_theta"]
+__all__ = ["random_score", "start_theta"]
 
 
 def random_score(sparse: SparseParameter, seed: int, label: str, group: dist.ProcessGroup | None = None) -> Score:
@@ -38,7 +38,7 @@ def start_theta(
     label: str,
     group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Fills the pruned slots of a weight with noise: N(0, (ε σ)²) or ε σ U(−1, 1), σ as `active_std` gives it.
+    """Fills the pruned slots of a weight with noise: N(0, (ε σ)²) or ε σ U(−1, 1), σ the standard deviation of active weights.
 
     Args:
         sparse: the weight; its active coordinates keep every bit.
@@ -48,14 +48,14 @@ def start_theta(
         label: what the numbers are for.
         group: ranks that hold the other rows.
     """
-    scale = epsilon * active_std(sparse, group)
+    scale = epsilon * _active_std(sparse, group)
     offset, weight, mask = row_offset(sparse.mask.rows, group), sparse.weight, sparse.mask
     for part in mask.chunks():
         noise = NOISES[init](seed, label, _moved(part, offset), mask.cols, device=mask.device).mul_(scale)
         weight[part] = torch.where(mask.row_bool(part), weight[part], noise.to(weight.dtype))
 
 
-def active_std(sparse: SparseParameter, group: dist.ProcessGroup | None = None) -> float:
+def _active_std(sparse: SparseParameter, group: dist.ProcessGroup | None = None) -> float:
     """Unbiased standard deviation of the active weights; 1 where there are fewer than two.
 
     Args:

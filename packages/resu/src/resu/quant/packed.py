@@ -21,12 +21,12 @@ from torch.autograd.function import once_differentiable
 from resu.core.bits import words_per_row
 from resu.core.mask import SparseMask, chunk_rows
 from resu.core.noise import NOISES
+from resu.core.resurrection import Init
 from resu.errors import ConfigError, MaskError
 
-__all__ = ["Init", "PackedLinear", "Scope", "pack_codes", "packed_bytes", "unpack_codes"]
+__all__ = ["PackedLinear", "Scope", "pack_codes", "packed_bytes", "unpack_codes"]
 
 Scope = Literal["row", "tensor"]
-Init = Literal["zero", "normal", "uniform"]
 
 _SLICE = 1 << 18
 _SHARE = 64
