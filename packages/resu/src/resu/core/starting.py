@@ -38,7 +38,7 @@ def start_theta(
     label: str,
     group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Fills the pruned slots of a weight with noise: N(0, (ε σ)²) or ε σ U(−1, 1), σ the standard deviation of active weights.
+    """Fills the pruned slots of a weight with noise: N(0, (ε σ)²) or ε σ U(−1, 1), σ the active weights' deviation.
 
     Args:
         sparse: the weight; its active coordinates keep every bit.
