@@ -30,7 +30,7 @@ class TaskSettings(BaseModel):
 
 
 _TASKS: dict[TaskName, TaskSettings] = {
-    "digits": TaskSettings(steps=1500, batch=64, tune_seeds=3),
+    "digits": TaskSettings(steps=1500, batch=64, tune_seeds=4),
     "characters": TaskSettings(steps=1200, batch=256, tune_seeds=1),
 }
 
