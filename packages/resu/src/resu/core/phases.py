@@ -95,7 +95,7 @@ class SparseParameter:
         """The gradient in the same form; a copy where it is not contiguous, since kernels read by storage order."""
         if self.parameter.grad is None:
             return None
-        return local(self.parameter.grad).contiguous().view(self.mask.rows, self.mask.cols)
+        return self._packed(local(self.parameter.grad).contiguous())
 
     def _rows(self, tensor: Tensor, what: str) -> Tensor:
         if not tensor.is_contiguous():
@@ -103,7 +103,12 @@ class SparseParameter:
                 f"a sparse parameter is stored contiguously, row by row; the {what} of {self.name} is not. Make it so "
                 "before it is sparsified: parameter.data = parameter.data.contiguous()."
             )
-        return tensor.view(self.mask.rows, self.mask.cols)
+        return self._packed(tensor)
+
+    def _packed(self, tensor: Tensor) -> Tensor:
+        """A matrix as it is: a view costs more than the look at its shape."""
+        shape = (self.mask.rows, self.mask.cols)
+        return tensor if tensor.shape == shape else tensor.view(shape)
 
     def writable(self) -> SparseMask:
         """The coordinates that the optimizer may write in this phase."""

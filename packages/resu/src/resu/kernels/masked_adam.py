@@ -71,15 +71,16 @@ class AdamStep:
         """Learning rate and step count of a set."""
         return (self.lr, self.step_active) if active else (self.lr_pruned, self.step_pruned)
 
-    def numbers(self) -> list[float]:
-        """What the fused loop reads: first those of the active set, then of the pruned one, then the common ones."""
-        found = []
-        for active in (True, False):
-            lr, t = self.of(active)
-            t = max(t, 1)  # a set that is not written has no steps yet; its numbers are not used
-            found += [1 - lr * self.weight_decay, lr / (1 - self.beta1**t), 1 / math.sqrt(1 - self.beta2**t)]
-        return [*found, self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps,
-                self.shadow_beta, 1 - self.shadow_beta]  # fmt: skip
+    def numbers(self, active: bool) -> list[float]:
+        """What the fused loop reads to write one set: first how its weights move, then its moments, then the others'.
+
+        Moments move by m ← m + c (g − m) and v ← v + d (q − v). The others' c and d are 0, but for the statistics that
+        SHADOW gathers.
+        """
+        lr, t = self.of(active)
+        gathered = 1 - self.shadow_beta if self.phase is Phase.SHADOW else 0.0
+        return [1 - lr * self.weight_decay, lr / (1 - self.beta1**t), 1 / math.sqrt(1 - self.beta2**t), self.eps,
+                1 - self.beta1, 1 - self.beta2, gathered]  # fmt: skip
 
 
 def masked_adamw(
@@ -246,23 +247,31 @@ def masked_adamw_compact(
 def _compiled_adamw(
     w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor | None, subset: Tensor | None, step: AdamStep
 ) -> None:
-    numbers = torch.tensor(step.numbers(), dtype=torch.float32).to(w.device)
-    # Written = bit ^ invert | everything, so that the phase is data.
-    flips = torch.tensor([step.phase is Phase.RESU, step.phase is Phase.JOINT, step.phase is Phase.SHADOW])
-    flips = flips.to(w.device)
-    if words is None and subset is None:
-        _compiled(_signbit_body)(w, g, m, v, numbers, flips)
-        return
-    if words is None:  # a subset beside a sign-bit mask is rare enough for the plain form
+    if words is None and subset is not None:  # rare enough beside a sign-bit mask for the plain form
         _eager_adamw(w, g, m, v, words, subset, step)
         return
-    cols = w.shape[1]
-    if cols % 32 == 0:
-        lanes = [x.view(x.shape[0], -1, 32) for x in (w, g, m, v)]
-        _compiled(_lanes_body)(*lanes, words, words if subset is None else subset, numbers, flips, subset is not None)
-    else:
+    sets = {Phase.RESU: (False,), Phase.JOINT: (True, False)}.get(step.phase, (True,))
+    for active in sets:
+        numbers = torch.tensor(step.numbers(active), dtype=torch.float32, device=w.device)
+        flip = _flip(not active and subset is None, w.device)
         chosen = words if subset is None else subset
-        _compiled(_ragged_body)(w, g, m, v, words, chosen, numbers, flips, subset is not None)
+        if chosen is None:
+            _compiled(_signbit_body)(w, g, m, v, numbers, flip)
+        elif w.shape[1] % 32:
+            _compiled(_ragged_body)(w, g, m, v, chosen, numbers, flip)
+        else:
+            # Seen so from outside: a view inside a body for any shape costs its loop the vector instructions.
+            lanes = (w.shape[0], -1, 32)
+            _compiled(_lanes_body)(w.view(lanes), g.view(lanes), m.view(lanes), v.view(lanes), chosen, numbers, flip)
+
+
+@cache
+def _flip(flip: bool, device: torch.device) -> Tensor:
+    """What a word is combined with by ^ to hold a one for each coordinate that is written.
+
+    Data, as the numbers are, so that another phase compiles nothing.
+    """
+    return torch.tensor(-1 if flip else 0, dtype=torch.int32, device=device)
 
 
 @cache
@@ -271,59 +280,44 @@ def _compiled(body: Callable[..., None]) -> Any:
 
 
 def _update(
-    w: Tensor, g: Tensor, m: Tensor, v: Tensor, active: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, written: Tensor, numbers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The new w, m and v; elementwise, so that it compiles into one loop."""
-    keep_a, rate_a, root_a, keep_p, rate_p, root_p, _, c1, b2, c2, eps, beta, gamma = numbers.unbind()
-    resu, joint, shadow = flips.unbind()
-    written = torch.where(resu, chosen, active) | joint
+    keep, rate, root, eps, c, d, gathered = numbers.unbind()
     w32, g32, m32, v32 = w.float(), g.float(), m.float(), v.float()
-    # torch's fused kernel takes the interpolated form of m; so do we, to stay within rounding of it.
-    m_new = m32 + c1 * (g32 - m32)
-    v_new = b2 * v32 + c2 * g32 * g32
-    keep, rate = torch.where(active, keep_a, keep_p), torch.where(active, rate_a, rate_p)
-    root = torch.where(active, root_a, root_p)
+    m_new = m32 + torch.where(written, c, gathered) * (g32 - m32)
+    square = torch.where(written, g32 * g32, g32.abs())
+    v_new = v32 + torch.where(written, d, gathered) * (square - v32)
     w_new = w32 * keep - rate * m_new / (v_new.sqrt() * root + eps)
-    gathers = shadow & ~active
-    m_kept = torch.where(gathers, beta * m32 + gamma * g32, m32)
-    v_kept = torch.where(gathers, beta * v32 + gamma * g32.abs(), v32)
-    return (
-        torch.where(written, w_new.to(w.dtype), w),
-        torch.where(written, m_new, m_kept).to(m.dtype),
-        torch.where(written, v_new, v_kept).to(v.dtype),
-    )
+    return torch.where(written, w_new.to(w.dtype), w), m_new.to(m.dtype), v_new.to(v.dtype)
 
 
 def _lanes_body(
-    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor,
-    subset: bool,
-) -> None:  # fmt: skip
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor
+) -> None:
     """Rows of whole words, seen as (rows, words, 32)."""
-    lane = torch.arange(32, dtype=torch.int32, device=w.device)
-    active = ((words.unsqueeze(-1) >> lane) & 1) != 0
-    picked = ((chosen.unsqueeze(-1) >> lane) & 1) != 0 if subset else ~active
-    for target, source in zip((w, m, v), _update(w, g, m, v, active, picked, numbers, flips), strict=True):
+    bit = 1 << torch.arange(32, dtype=torch.int32, device=w.device)
+    written = ((words ^ flip).unsqueeze(-1) & bit) != 0
+    for target, source in zip((w, m, v), _update(w, g, m, v, written, numbers), strict=True):
         target.copy_(source)
 
 
 def _ragged_body(
-    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, chosen: Tensor, numbers: Tensor, flips: Tensor,
-    subset: bool,
-) -> None:  # fmt: skip
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor
+) -> None:
     """Rows that end within a word: each column looks its word up."""
     column = torch.arange(w.shape[1], dtype=torch.int32, device=w.device)
-    active = ((words[:, column // 32] >> (column % 32)) & 1) != 0
-    picked = ((chosen[:, column // 32] >> (column % 32)) & 1) != 0 if subset else ~active
-    for target, source in zip((w, m, v), _update(w, g, m, v, active, picked, numbers, flips), strict=True):
+    written = (((words[:, column // 32] ^ flip) >> (column % 32)) & 1) != 0
+    for target, source in zip((w, m, v), _update(w, g, m, v, written, numbers), strict=True):
         target.copy_(source)
 
 
-def _signbit_body(w: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, flips: Tensor) -> None:
+def _signbit_body(w: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, flip: Tensor) -> None:
     """The mask is the sign of v, which as a mean of squares needs none of its own."""
     # Compared as an integer: the compiler has no vector form of torch.signbit.
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[v.element_size()]
     pruned = v.view(integer) < 0
-    w_new, m_new, v_new = _update(w, g, m, v.abs(), ~pruned, pruned, numbers, flips)
+    w_new, m_new, v_new = _update(w, g, m, v.abs(), pruned == (flip != 0), numbers)
     w.copy_(w_new)
     m.copy_(m_new)
     v.copy_(torch.where(pruned, -v_new, v_new))

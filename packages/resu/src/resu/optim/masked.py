@@ -15,6 +15,7 @@ compact  2 n                     N bits; moments are made anew at each phase
 ======== ======================= ==================================================================================
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
@@ -47,6 +48,7 @@ class _Masked(Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any], layout: str, backend: str) -> None:
         self.layout, self.backend = layout, backend
         self.skipped_steps = 0
+        self._backends: dict[tuple[torch.device, torch.dtype], Backend] = {}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -84,7 +86,10 @@ class _Masked(Optimizer):
         raise NotImplementedError
 
     def _backend_for(self, weight: Tensor) -> Backend:
-        return resolve(self.backend, device=weight.device, dtype=weight.dtype)
+        kind = (weight.device, weight.dtype)
+        if kind not in self._backends:
+            self._backends[kind] = resolve(self.backend, device=weight.device, dtype=weight.dtype)
+        return self._backends[kind]
 
     def before_phase(self, sparse: SparseParameter, phase: Phase) -> None:
         """Prepares the moments for another phase: pruned coordinates start it with none.
@@ -177,7 +182,7 @@ def _all_finite(gradients: Iterable[Tensor]) -> bool:
     A sum is finite only where all its terms are, and costs one quick pass; a sum that is not may only have overflowed.
     """
     return all(
-        bool(torch.isfinite(g.sum())) or all(bool(torch.isfinite(rows).all()) for rows in g.split(64))
+        math.isfinite(g.sum()) or all(bool(torch.isfinite(rows).all()) for rows in g.split(64))
         for g in map(local, gradients)
         if g.numel()
     )
