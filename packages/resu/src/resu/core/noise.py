@@ -136,13 +136,15 @@ def normal(
     negative = bits < 0
     # p = odd / 2^25 with 24-bit odd, exact in float32: its fields are the table's address.
     odd = _shifted(bits.mul_(2), 64 - _MANTISSA_BITS).mul_(2).add_(1).float().view(torch.int32)
+    del bits
     rest_bits = _MANTISSA_BITS - _SEGMENT_BITS
     segment = (odd >> rest_bits).sub_(127 << _SEGMENT_BITS)
     rest = (odd & ((1 << rest_bits) - 1)).float().mul_(2.0**-rest_bits)
-    table = _normal_table(bits.device)
+    del odd
+    table = _normal_table(segment.device)
     low = table[segment]
-    size = (table[segment + 1] - low).mul_(rest).add_(low)
-    return torch.where(negative, size.neg(), size)
+    size = table[segment.add_(1)].sub_(low).mul_(rest).add_(low)
+    return size.mul_(negative.to(torch.float32).mul_(-2).add_(1))
 
 
 Noise = Callable[..., Tensor]

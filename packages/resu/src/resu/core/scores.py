@@ -173,8 +173,9 @@ def consistency(state: SparseParameter, optimizer: MomentSource | None, delta: f
     def score(part: slice) -> Tensor:
         m, v = moments(part)
         size, spread = m.float().abs(), cast(Tensor, v).float()
+        spread = spread + delta if shadow else spread.sqrt().add_(delta)
         # Divided before it is multiplied: m² leaves float32's range long before the score does.
-        return size / ((spread if shadow else spread.sqrt()) + delta) * size
+        return torch.div(size, spread, out=spread).mul_(size)
 
     return score
 

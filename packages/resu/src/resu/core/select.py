@@ -3,8 +3,8 @@
 Scores are read as order-preserving 32-bit keys. Four passes over the keys, a byte each, build histograms of the keys
 that agree with the bytes found so far; the byte in which the k-th largest falls is the next one (radix select: Alabi,
 Blanchard, Gordon, Steinbach, *Fast k-selection algorithms for graphics processing units*, 2012). Histograms add up, so
-the same passes give the exact global threshold over shards. Ties are broken by the lowest candidate, then the lowest
-flat index. Scores come by slices of rows: nothing as large as the weight is made.
+the same passes give the exact global threshold over shards, and the last one counts the ties. Those are broken by the
+lowest candidate, then the lowest flat index. Scores come by slices of rows: nothing as large as the weight is made.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from resu.core.mask import SparseMask, chunk_rows, row_shape
@@ -23,7 +23,9 @@ __all__ = ["Candidate", "Score", "Selection", "kth_largest", "plan_top", "select
 Score = Callable[[slice], Tensor]
 """Rows in, their scores out: float32 of shape (rows, cols), larger = better, never NaN."""
 
-_BYTES = 4
+_BYTES, _BINS, _SIGN = 4, 256, -(1 << 31)
+
+_DEVICE_ELEMENTS, _DEVICE_SHARE = 1 << 20, 64
 
 
 @dataclass(frozen=True)
@@ -59,53 +61,76 @@ class Candidate:
         return ~self.among.row_bool(part) if self.pruned else self.among.row_bool(part)
 
     def parts(self) -> Iterator[slice]:
-        """Slices of rows that cover the weight."""
-        return chunk_rows(*row_shape(self.shape))
+        """Slices of rows that cover the weight; on a GPU larger ones, since each of their operations is a launch."""
+        rows, cols = row_shape(self.shape)
+        on_device = self.device.type != "cpu"
+        return chunk_rows(rows, cols, max(_DEVICE_ELEMENTS, rows * cols // _DEVICE_SHARE) if on_device else None)
 
 
 def _keys(scores: Float[Tensor, "part cols"]) -> Int32[Tensor, "part cols"]:
-    """Signed integers in the order of the scores; −0 and 0 are one key."""
+    """Bits whose order as unsigned integers is that of the scores; −0 and 0 are one key."""
     bits = (scores.float() + 0.0).contiguous().view(torch.int32)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    # Negative: all bits flipped, so that the larger magnitude is the smaller key. Positive: the sign bit set.
+    return bits.bitwise_xor_((bits >> 31).bitwise_or_(_SIGN))
 
 
-def _digit(keys: Tensor, place: int) -> Tensor:
-    """Byte `place` of the keys, the highest one shifted so that its order is the keys' own."""
-    digit = (keys >> (8 * place)) & 0xFF
-    return digit ^ 0x80 if place == _BYTES - 1 else digit
+def _count(candidate: Candidate, place: int, found: int) -> Int64[Tensor, " bins"]:
+    """How many keys that begin with the bytes found so far have each value of byte `place`, 0 being the lowest."""
+    counts = torch.zeros(_BINS + 1, dtype=torch.int64, device=candidate.device)
+    for part in candidate.parts():
+        counts += _count_part(candidate, part, place, found)
+    counts = counts[:_BINS].cpu()
+    # A NaN has eight ones after its sign, of which the highest byte holds seven.
+    if place == _BYTES - 1 and bool(counts[0] + counts[-1]):
+        _refuse_nan(candidate)
+    return counts
 
 
-def _part_keys(candidate: Candidate, part: slice) -> tuple[Tensor, Tensor | None]:
-    scores = candidate.score(part)
-    if bool(torch.isnan(scores).any()):
-        raise MaskError(
-            "a score is a number; this selection met NaN. Look for weights or gradients that are not finite, and skip "
-            "the step that made them."
-        )
-    return _keys(scores), candidate.taking_part(part)
+def _count_part(candidate: Candidate, part: slice, place: int, found: int) -> Int64[Tensor, " bins"]:
+    digits, among = _keys(candidate.score(part)), candidate.taking_part(part)
+    above = None
+    if place < _BYTES - 1:
+        above = (digits >> (8 * place + 8)).bitwise_and_((1 << (24 - 8 * place)) - 1) != found
+    digits = digits.bitwise_right_shift_(8 * place).bitwise_and_(0xFF)
+    # Whatever does not take part is counted in a bin of its own, which costs less than leaving it out.
+    if among is not None:
+        digits.masked_fill_(~among, _BINS)
+    if above is not None:
+        digits.masked_fill_(above, _BINS)
+    return torch.bincount(digits.flatten(), minlength=_BINS + 1)
 
 
-def _threshold(candidates: Sequence[Candidate], k: int, group: dist.ProcessGroup | None) -> tuple[int, int]:
-    """The k-th largest key, and how many coordinates with that very key are among the first k."""
-    left, prefix = k, 0
+def _refuse_nan(candidate: Candidate) -> None:
+    for part in candidate.parts():
+        among = candidate.taking_part(part)
+        nan = torch.isnan(candidate.score(part))
+        if bool((nan if among is None else nan & among).any()):
+            raise MaskError(
+                "a score is a number; this selection met NaN. Look for weights or gradients that are not finite, and "
+                "skip the step that made them."
+            )
+
+
+def _threshold(
+    candidates: Sequence[Candidate], k: int, group: dist.ProcessGroup | None
+) -> tuple[int, int, Int64[Tensor, " candidates"]]:
+    """The k-th largest key, how many with that very key are among the first k, and how many each candidate here has."""
+    left, found = k, 0
+    ties = torch.zeros(len(candidates), dtype=torch.int64)
     for place in reversed(range(_BYTES)):
-        counts: Int[Tensor, 256] = torch.zeros(256, dtype=torch.int64)
-        for candidate in candidates:
-            for part in candidate.parts():
-                keys, among = _part_keys(candidate, part)
-                keys = keys.flatten() if among is None else keys[among]
-                if place < _BYTES - 1:
-                    keys = keys[(keys >> (8 * (place + 1))) == prefix]
-                counts += torch.bincount(_digit(keys, place), minlength=256).cpu()
-        counts = _summed(counts, group)
-        above = counts.flip(0).cumsum(0).flip(0)
-        digit = int((above >= left).nonzero().max())
-        left -= int(above[digit] - counts[digit])
-        if place == _BYTES - 1:
-            prefix = (digit ^ 0x80) - 256 if (digit ^ 0x80) >= 128 else digit ^ 0x80
-        else:
-            prefix = (prefix << 8) | digit
-    return prefix, left
+        counts = torch.stack([_count(candidate, place, found) for candidate in candidates])
+        whole = _summed(counts.sum(0), group)
+        from_top = whole.flip(0).cumsum(0).flip(0)
+        digit = int((from_top >= left).nonzero().max())
+        left -= int(from_top[digit] - whole[digit])
+        found = found << 8 | digit
+        ties = counts[:, digit]
+    return found, left, ties
+
+
+def _signed(key: int) -> int:
+    """A key with its highest bit flipped, as a signed integer."""
+    return key + _SIGN
 
 
 def _on_group_device(values: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -121,14 +146,8 @@ def _summed(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return shared.cpu()
 
 
-def _tie_allowance(candidates: Sequence[Candidate], key: int, ties: int, group: dist.ProcessGroup | None) -> list[int]:
+def _tie_allowance(counts: Int64[Tensor, " candidates"], ties: int, group: dist.ProcessGroup | None) -> list[int]:
     """How many coordinates at the threshold each candidate of this rank may keep."""
-    counts = torch.zeros(len(candidates), dtype=torch.int64)
-    for index, candidate in enumerate(candidates):
-        for part in candidate.parts():
-            keys, among = _part_keys(candidate, part)
-            tied = keys == key
-            counts[index] += int((tied if among is None else tied & among).sum())
     rank, table = 0, counts[None]
     if group is not None:
         rank = dist.get_rank(group)
@@ -153,7 +172,8 @@ class Selection:
 
     Args:
         candidates: what takes part.
-        key: the threshold; None where everything or nothing is chosen.
+        key: the threshold, its highest bit flipped so that a signed comparison has the keys' order; None where
+            everything or nothing is chosen.
         allowed: for each candidate, how many coordinates at the very threshold are chosen; where the threshold is
             None, whether all are.
     """
@@ -181,7 +201,7 @@ class Selection:
                 among = candidate.taking_part(part) if allowed else None
                 yield part, (torch.full(size, bool(allowed), device=candidate.device) if among is None else among)
                 continue
-            keys, among = _part_keys(candidate, part)
+            keys, among = _keys(candidate.score(part)).bitwise_xor_(_SIGN), candidate.taking_part(part)
             chosen, tied = keys > self.key, keys == self.key
             if among is not None:
                 chosen, tied = chosen & among, tied & among
@@ -191,6 +211,7 @@ class Selection:
                     tied &= (tied.flatten().cumsum(0) <= allowed).view_as(tied)
                 chosen |= tied
                 allowed -= min(found, allowed)
+            del keys, tied, among  # while the caller works on these rows, only the choice is kept
             yield part, chosen
 
 
@@ -216,8 +237,8 @@ def plan_top(candidates: Sequence[Candidate], k: int, *, group: dist.ProcessGrou
         )
     if k in (0, total):
         return Selection(tuple(candidates), None, tuple(int(k > 0) for _ in candidates))
-    key, ties = _threshold(candidates, k, group)
-    return Selection(tuple(candidates), key, tuple(_tie_allowance(candidates, key, ties, group)))
+    key, left, ties = _threshold(candidates, k, group)
+    return Selection(tuple(candidates), _signed(key), tuple(_tie_allowance(ties, left, group)))
 
 
 def select_top(candidates: Sequence[Candidate], k: int, *, group: dist.ProcessGroup | None = None) -> list[SparseMask]:
@@ -270,6 +291,5 @@ def kth_largest(candidates: Sequence[Candidate], k: int, *, group: dist.ProcessG
     total = _total(candidates, group)
     if not 1 <= k <= total:
         raise MaskError(f"the k-th largest of {total} scores has k from 1 to {total}; got {k}. Choose one of them.")
-    key, _ = _threshold(candidates, k, group)
-    bits = torch.tensor([key], dtype=torch.int32)
-    return float((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32))
+    key = torch.tensor(_signed(_threshold(candidates, k, group)[0]), dtype=torch.int32)
+    return float((key ^ ((key >> 31) & ~_SIGN)).view(torch.float32))

@@ -50,9 +50,10 @@ def start_theta(
     """
     scale = epsilon * _active_std(sparse, group)
     offset, weight, mask = row_offset(sparse.mask.rows, group), sparse.weight, sparse.mask
-    for part in mask.chunks():
+    # Noise is made of 64-bit integers: smaller slices keep what is alive at once as small as elsewhere.
+    for part in mask.chunks(max(1 << 10, mask.numel >> 11)):
         noise = NOISES[init](seed, label, _moved(part, offset), mask.cols, device=mask.device).mul_(scale)
-        weight[part] = torch.where(mask.row_bool(part), weight[part], noise.to(weight.dtype))
+        torch.where(mask.row_bool(part), weight[part], noise.to(weight.dtype), out=weight[part])
 
 
 def _active_std(sparse: SparseParameter, group: dist.ProcessGroup | None = None) -> float:
