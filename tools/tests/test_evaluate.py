@@ -518,6 +518,27 @@ def test_counts_of_nought_are_figures_or_errors_and_no_crash(
     assert found.estimate == pytest.approx(estimate, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.35, 1.05), Verdict.REPRODUCED), ((0.2, 1.2), Verdict.INCONCLUSIVE), ((-0.1, 0.25), Verdict.NOT_REPRODUCED)],
+)
+def test_a_mean_over_seeds_is_judged_by_its_interval(
+    find: Find, interval: tuple[float, float], verdict: Verdict
+) -> None:
+    low, high = interval
+    mean = Value(
+        case="boolean.update", params={}, name="margin", variant="after", value=(low + high) / 2, low=low, high=high
+    )
+    found = find([mean], Band(at_least=0.3), quantity="margin", baseline="", transform="value")
+    assert (found.verdict, found.low, found.high) == (verdict, low, high)
+
+
+def test_a_ratio_does_not_take_over_the_interval_of_its_upper_number(find: Find) -> None:
+    rows = [row.model_copy(update={"low": 1.0, "high": 90.0}) for row in counted(before=100, after=42)]
+    found = find(rows, Band(about=58.0), quantity="ops")
+    assert (found.low, found.high) == (pytest.approx(58.0), pytest.approx(58.0))
+
+
 def test_the_spread_of_counted_groups(find: Find) -> None:
     rows = [
         Value(case="boolean.update", params={"size": size, "seed": seed}, name="accuracy", variant="after", value=value)

@@ -111,6 +111,7 @@ class Counted:
         variant: The variant that it belongs to, where it belongs to one.
         unit: Its unit.
         detail: What was looked at, in words.
+        interval: Ends of its 95 % interval, for a mean over seeds; None where the number is exact.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Counted:
     variant: str = ""
     unit: str = ""
     detail: str = ""
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -159,12 +159,19 @@ def _measure_time(record: Record, claim: Claim, figure: Figure, seed: int) -> tu
 
 
 def _plain_rows(
-    claim: Claim, figure: Figure, found: dict[str, list[float]], details: dict[str, str], groups: dict[str, str]
+    claim: Claim,
+    figure: Figure,
+    found: dict[str, list[float]],
+    details: dict[str, str],
+    groups: dict[str, str],
+    intervals: dict[str, tuple[float, float]],
 ) -> tuple[Measured, list[RowFinding]]:
-    """Rows of figures that were counted: no bootstrap, the interval is the range of repetitions."""
+    """Rows of figures that were counted: no bootstrap, the interval is that of the number, or of its repetitions."""
     rows: list[RowFinding] = []
     for label, values in found.items():
         middle, low, high = float(np.median(values)), min(values), max(values)
+        if label in intervals:
+            low, high = intervals[label]
         judged = judge(claim, Measured(middle, low, high), row=True)
         reason = judged.reason + (f" ({details[label]})" if details.get(label) else "")
         rows.append(RowFinding(label=label, estimate=middle, low=low, high=high, verdict=judged.verdict, reason=reason))
@@ -190,6 +197,7 @@ def measure_values(record: Record, claim: Claim, figure: Figure) -> tuple[Measur
     by_variant: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     details: dict[str, str] = {}
     groups: dict[str, str] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for row in record.of({"memory": Memory, "compile": Compile}.get(figure.quantity, Value)):
         named = not isinstance(row, Value) or row.name == figure.quantity
         if row.case == figure.case and named and matches(row.params, figure.where):
@@ -198,17 +206,20 @@ def measure_values(record: Record, claim: Claim, figure: Figure) -> tuple[Measur
             if isinstance(row, Value):
                 by_variant[row.variant][label].append(row.value)
                 details |= {label: row.detail} if row.detail else {}
+                if row.variant == figure.candidate and row.low is not None and row.high is not None:
+                    intervals[label] = (row.low, row.high)
             else:
                 by_variant[row.variant][label].append(row.peak_bytes if isinstance(row, Memory) else row.seconds)
     if figure.transform == "value":
         found = dict(by_variant.get(figure.candidate, {}))
     else:
+        intervals = {}  # a ratio's ends would need both numbers' seeds
         top, bottom = by_variant.get(figure.candidate, {}), by_variant.get(figure.baseline, {})
         found = {}
         for label in top:
             if label in bottom:
                 found[label] = [_ratio_as(figure, a, b) for a in top[label] for b in bottom[label]]
-    return _plain_rows(claim, figure, found, details, groups) if found else None
+    return _plain_rows(claim, figure, found, details, groups, intervals) if found else None
 
 
 def measure(record: Record, claim: Claim, figure: Figure, seed: int) -> tuple[Measured, list[RowFinding]] | None:

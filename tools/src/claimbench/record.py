@@ -143,7 +143,7 @@ class Samples(_Row):
 
 
 class Value(_Row):
-    """A number that was counted or checked, not timed."""
+    """A number that was counted, checked or trained to, not timed; a mean over seeds has its interval's ends."""
 
     kind: Literal["value"] = "value"
     case: str
@@ -151,6 +151,8 @@ class Value(_Row):
     name: str
     variant: str = ""
     value: float
+    low: float | None = None
+    high: float | None = None
     unit: str = ""
     detail: str = ""
     process: int = 0

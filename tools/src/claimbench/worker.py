@@ -160,6 +160,8 @@ class Worker:
                         value=found.value,
                         unit=found.unit,
                         detail=found.detail,
+                        low=found.interval[0] if found.interval else None,
+                        high=found.interval[1] if found.interval else None,
                         process=self.job.process,
                     )
                 )

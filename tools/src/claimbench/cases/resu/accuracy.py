@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import resu
+from scipy.stats import t as student
 from claimbench.case import Case, Counted, Workload
 from claimbench.errors import CaseError
 from claimbench.record import Params
@@ -47,6 +48,14 @@ def _table(task: TaskName, sparsity: float) -> AccuracyTable:
     return run_accuracy(AccuracySettings(tasks=(task,), sparsities=(sparsity,)), own_folder())
 
 
+def _interval(mean: float, error: float, n: int) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean over n seeds, from its standard error."""
+    if n < 2:
+        return None
+    reach = float(student.ppf(0.975, n - 1)) * error
+    return mean - reach, mean + reach
+
+
 def _accuracy(params: Params) -> Iterable[Counted]:
     task, sparsity = cast(TaskName, params["task"]), float(params["sparsity"])
     table = _table(task, sparsity)
@@ -56,11 +65,12 @@ def _accuracy(params: Params) -> Iterable[Counted]:
     unit = "%" if task == "digits" else "bits"
     for row in rows:
         words = f"{METRICS[task]}; ± {row.error:.3g} over {len(row.values)} seeds, learning rate {row.learning_rate:g}"
-        yield Counted("score", row.mean, row.method, unit, words)
+        yield Counted("score", row.mean, row.method, unit, words, _interval(row.mean, row.error, len(row.values)))
     for row in rows:
         if row.method != RIVAL and row.sparsity:
             margin, error = table.margin(task, sparsity, row.method, RIVAL)
-            yield Counted("margin", margin, row.method, unit, f"better than tuned RigL by this much, ± {error:.3g}")
+            words = f"better than tuned RigL by this much, ± {error:.3g}, seed by seed"
+            yield Counted("margin", margin, row.method, unit, words, _interval(margin, error, len(row.values)))
 
 
 CASES = (
