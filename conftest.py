@@ -4,6 +4,10 @@ import importlib.util
 
 import pytest
 
+# `--doctest-modules` imports what it collects, and a kernel's module imports Triton.
+if importlib.util.find_spec("triton") is None:
+    collect_ignore_glob = ["packages/resu/src/resu/kernels/triton_*.py"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--require-extras`."""

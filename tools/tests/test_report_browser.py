@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from claimbench.report import write_report
+from claimbench.tables import VERDICTS, summary_svg, text_width
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -232,6 +234,29 @@ def test_text_stands_out_from_its_ground(browser, reports, scheme: str):
             for ink, ground, text in found:
                 light, dark = sorted((_luminance(ink), _luminance(ground)), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (selector, text)
+
+
+def test_texts_of_the_picture_are_no_wider_than_they_were_taken_for(browser, evaluated, tmp_path):
+    evaluation, _ = evaluated
+    drawn = (
+        string.digits + string.ascii_letters + string.punctuation + "".join(word.glyph for word in VERDICTS.values())
+    )
+    findings = [
+        evaluation.findings[0].model_copy(update={"id": character, "published": 30 * character}) for character in drawn
+    ]
+    picture = tmp_path / "picture.svg"
+    changed = evaluation.model_copy(update={"findings": findings})
+    picture.write_text(summary_svg(changed, evaluation.findings[0].package), encoding="utf-8")
+    with Visit(browser, picture) as visit:
+        width = visit.page.evaluate("document.documentElement.viewBox.baseVal.width")
+        texts = visit.page.evaluate(
+            "[...document.querySelectorAll('text')].map(text =>"
+            " [text.textContent, text.x.baseVal[0].value, text.getComputedTextLength()])"
+        )
+        assert len(texts) == 3 + 2 * len(drawn)
+        for text, x, length in texts:
+            assert 0 < length <= text_width(text), text
+            assert x + length < width, text
 
 
 def test_tables_wider_than_a_phone_scroll_in_their_own_box(browser, reports):

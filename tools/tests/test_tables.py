@@ -22,6 +22,7 @@ from claimbench.tables import (
     plain_table,
     summary_svg,
     terminal_table,
+    text_width,
     verdict_words,
 )
 from claimbench.verdict import Verdict
@@ -141,20 +142,36 @@ def test_the_picture_sets_each_estimate_against_its_band(evaluated: Judged):
     findings = {f.id: f for f in evaluation.findings if f.package == "boolean_nca_cc"}
     assert set(pictures) == set(findings)
 
-    # The plot begins at 250 and is 360 wide; it shows three half widths to each side: the band is its middle third.
+    # The plot is 360 wide and shows three half widths to each side: the band is its middle third.
     (band,), (mark,) = pictures["boolean.reproduced"]
-    assert (float(band.get("x", 0)), float(band.get("width", 0))) == pytest.approx((370.0, 120.0))
+    assert (float(band.get("x", 0)), float(band.get("width", 0))) == pytest.approx((120.0, 120.0))
     estimate = findings["boolean.reproduced"].estimate
     assert estimate is not None
     left = float(mark.get("d", "")[1:].split()[0])
-    assert left + 5 == pytest.approx(430 + 60 * (estimate - 80) / 10, abs=0.06)
+    assert left + 5 == pytest.approx(180 + 60 * (estimate - 80) / 10, abs=0.06)
 
-    # 80 % against a band of 20 to 30 % is eleven half widths away: an arrow with its tip at the right edge, 610.
+    # 80 % against a band of 20 to 30 % is eleven half widths away: an arrow with its tip at the right edge.
     _, (arrow,) = pictures["boolean.exceeded"]
-    assert "L610.0 " in arrow.get("d", "")
+    assert "L360.0 " in arrow.get("d", "")
     # What was not measured has its band, and no mark.
     assert pictures["boolean.hardware"][1] == []
     assert len(pictures["boolean.hardware"][0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("short", "2×"), ("x.worst_of_all." + "wm" * 20, "WM" * 22), ("m.m", "no change, " * 9)]
+)
+def test_no_text_of_the_picture_reaches_past_its_column(evaluated: Judged, name: str, published: str):
+    evaluation, _ = evaluated
+    first = evaluation.findings[0].model_copy(update={"id": name, "published": published})
+    changed = evaluation.model_copy(update={"findings": [first, *evaluation.findings[1:]]})
+    root = ElementTree.fromstring(summary_svg(changed, "boolean_nca_cc"))
+    texts = [(float(text.get("x", 0)), text.text or "") for text in root.iter(f"{SVG}text")]
+    assert name in [text for _, text in texts]
+    columns = [*sorted({x for x, _ in texts}), float(root.get("viewBox", "").split()[2])]
+    assert len(columns) == 4
+    for x, text in texts:
+        assert x + text_width(text) <= columns[columns.index(x) + 1], text
 
 
 def test_the_picture_can_be_read_without_eyes(evaluated: Judged):

@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
@@ -34,6 +35,7 @@ __all__ = [
     "span_words",
     "summary_svg",
     "terminal_table",
+    "text_width",
     "verdict_words",
 ]
 
@@ -266,7 +268,9 @@ def markdown_table(evaluation: Evaluation, package: str | None = None) -> str:
 
 # --- the picture of a package -----------------------------------------------------------------------------------------
 
-ROW, TOP, LEFT, PLOT, RIGHT = 26, 34, 250, 360, 350
+ROW, TOP, PLOT = 26, 34, 360
+MARGIN, GAP = 8, 16  # beside the picture, and between its columns
+FONT = 13  # the size that the style names
 REACH = 3.0  # how many half widths of the band are drawn to each side of its middle
 
 _STYLE = """
@@ -301,8 +305,28 @@ class _Scale:
         return cls(ends[-1] if ends else 0.0, max((max(ends) - min(ends)), 1e-12) if ends else 1.0)
 
 
+def text_width(text: str) -> float:
+    """How wide a text of the picture is at most, since nobody knows in which font it will be seen.
+
+    Args:
+        text: One line.
+
+    Returns:
+        Pixels; at no character less than DejaVu Sans takes, the widest font that a `sans-serif` usually means.
+
+    Example:
+        >>> text_width("ill") < text_width("sum") < text_width("MWM")
+        True
+    """
+    narrow, wide = " '(),-./:;I[]fijlt|", "#%&+<=>@MW^mw~"
+    ems = (
+        0.42 if c in narrow else 1.02 if c in wide or not c.isascii() else 0.8 if c.isupper() else 0.65 for c in text
+    )
+    return FONT * sum(ems)
+
+
 def _place(position: float) -> float:
-    return LEFT + PLOT * (min(max(position, -REACH), REACH) + REACH) / (2 * REACH)
+    return PLOT * (min(max(position, -REACH), REACH) + REACH) / (2 * REACH)
 
 
 def _draw_finding(add: Callable[..., ElementTree.Element], finding: Finding, y: float) -> None:
@@ -330,7 +354,8 @@ def summary_svg(evaluation: Evaluation, package: str) -> str:
     """Each claim of a package as its interval against its published band.
 
     The bands of all claims are drawn at the same place and at the same width, so that claims of different units stand
-    in one picture; a figure further away than three half widths is an arrow at the edge.
+    in one picture; a figure further away than three half widths is an arrow at the edge. The columns are as wide as
+    their widest text may be.
 
     Args:
         evaluation: What was found.
@@ -340,16 +365,26 @@ def summary_svg(evaluation: Evaluation, package: str) -> str:
         An SVG document, with a text for those who cannot see it and without a fixed background.
     """
     findings = [finding for finding in evaluation.findings if finding.package == package]
-    height, width = TOP + ROW * len(findings) + 12, LEFT + PLOT + RIGHT
+    words = [
+        textwrap.shorten(f"{VERDICTS[f.verdict].glyph} {measured_words(f)} ({f.published})", 52, placeholder=" …")
+        for f in findings
+    ]
+    names, figures = "claim", "verdict, measured (published)"
+    left = math.ceil(MARGIN + max(map(text_width, [names, *(f.id for f in findings)])) + GAP)
+    right = left + PLOT + GAP
+    width = math.ceil(right + max(map(text_width, [figures, *words])) + MARGIN)
+    height = TOP + ROW * len(findings) + 12
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     root = ElementTree.Element(
         "{http://www.w3.org/2000/svg}svg",
         {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height), "role": "img"},
     )
 
-    def add(tag: str, text: str = "", cls: str = "", **attributes: object) -> ElementTree.Element:
+    def add(
+        tag: str, text: str = "", cls: str = "", parent: ElementTree.Element = root, **attributes: object
+    ) -> ElementTree.Element:
         values = {k.replace("_", "-"): f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()}
-        element = ElementTree.SubElement(root, f"{{http://www.w3.org/2000/svg}}{tag}", values)
+        element = ElementTree.SubElement(parent, f"{{http://www.w3.org/2000/svg}}{tag}", values)
         if cls:
             element.set("class", cls)
         element.text = text or None
@@ -359,16 +394,16 @@ def summary_svg(evaluation: Evaluation, package: str) -> str:
     sentences = (f"{f.id}: {measured_words(f)}, published {f.published}, {VERDICTS[f.verdict].word}" for f in findings)
     add("desc", ". ".join(sentences) + ".")
     add("style", _STYLE)
-    add("text", "claim", cls="cb-t cb-q", x=8, y=20)
-    add("text", "shaded: published band · line: 99 % interval", cls="cb-t cb-q", x=LEFT + 8, y=20)
-    add("text", "verdict, measured (published)", cls="cb-t cb-q", x=LEFT + PLOT + 16, y=20)
-    for index, finding in enumerate(findings):
+    add("text", names, cls="cb-t cb-q", x=MARGIN, y=20)
+    add("text", "shaded: published band · line: 99 % interval", cls="cb-t cb-q", x=left, y=20)
+    add("text", figures, cls="cb-t cb-q", x=right, y=20)
+    plot = add("g", transform=f"translate({left} 0)")
+    for index, (finding, figure) in enumerate(zip(findings, words, strict=True)):
         y = TOP + ROW * (index + 0.5)
         add("path", d=f"M0 {y - ROW / 2}H{width}", cls="cb-r")
-        add("text", finding.id, cls="cb-t", x=8, y=y + 4)
-        _draw_finding(add, finding, y)
-        words = f"{VERDICTS[finding.verdict].glyph} {measured_words(finding)} ({finding.published})"
-        add("text", textwrap.shorten(words, 52, placeholder=" …"), cls="cb-t", x=LEFT + PLOT + 16, y=y + 4)
+        add("text", finding.id, cls="cb-t", x=MARGIN, y=y + 4)
+        _draw_finding(partial(add, parent=plot), finding, y)
+        add("text", figure, cls="cb-t", x=right, y=y + 4)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 

@@ -9,13 +9,12 @@ second mask, an index vector or a copy of the weight.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
 
 from resu.core.amnesty import places
 from resu.core.mask import SparseMask, check_sparsity
@@ -30,12 +29,12 @@ from resu.core.targets import check_optimizer, choose_parameters
 from resu.distributed import shard_group
 from resu.distribution import Distribution, active_counts, proportional_counts, total_active
 from resu.errors import CheckpointError, ConfigError, MaskError, PhaseError
+from resu.mask_changes import Flags, change_masks, either, rows_of
 
 __all__ = ["ScoreName", "Sparsifier"]
 
 ScoreName = Literal["magnitude", "momentum", "consistency", "gradient", "movement", "random"]
 ScoreMaker = Callable[[str, SparseParameter], Score]
-_Flags = Iterator[tuple[slice, Bool[Tensor, "part cols"]]]
 
 
 class Sparsifier:
@@ -189,7 +188,7 @@ class Sparsifier:
             )
         for name, mask in masks.items():
             mask.check_shape(self.parameters[name].mask.shape, f"weight {name}")
-        return self._change({name: _rows_of(mask) for name, mask in masks.items()})
+        return self._change({name: rows_of(mask) for name, mask in masks.items()})
 
     def apply_masks(self) -> None:
         """Makes pruned weights 0 again, for an optimizer that knows nothing of masks.
@@ -342,7 +341,7 @@ class Sparsifier:
         if sparsity is not None:
             check_sparsity(sparsity)
         counts = None if sparsity is None else self.counts(sparsity)
-        flags: dict[str, _Flags] = {}
+        flags: dict[str, Flags] = {}
         for name, sparse in self.parameters.items():
             keep = self._sum(sparse.mask.n_active)
             if counts is not None:
@@ -378,13 +377,13 @@ class Sparsifier:
         if not 0 <= fraction <= 1:
             raise ConfigError(f"a fraction is a share from 0 to 1; got {fraction}. 0.3 is usual.")
         self._draws += 1
-        flags: dict[str, _Flags] = {}
+        flags: dict[str, Flags] = {}
         for name, sparse in self.parameters.items():
             active, pruned = (self._sum(n) for n in (sparse.mask.n_active, sparse.mask.n_pruned))
             moved = min(int(fraction * active), pruned)
             stay = self._top(sparse, self._score(drop, name, sparse), active - moved, among=sparse.mask)
             come = self._top(sparse, self._score(score, name, sparse), moved, among=sparse.mask, pruned=True)
-            flags[name] = _either(stay.rows(0), come.rows(0))
+            flags[name] = either(stay.rows(0), come.rows(0))
         return self._change(flags)
 
     def _committed(
@@ -395,44 +394,22 @@ class Sparsifier:
         keep: int,
         budget: float,
         score: ScoreName | str | ScoreMaker,
-    ) -> _Flags:
+    ) -> Flags:
         mask = sparse.mask
         if strategy == "merge":
             return ((part, torch.ones_like(mask.row_bool(part))) for part in mask.chunks())
         if strategy == "none":
-            return _rows_of(mask)
+            return rows_of(mask)
         if strategy == "open":
             return self._top(sparse, self._score("magnitude", name, sparse), keep).rows(0)
         both = callable(score) or score == "movement"
         n_active, n_pruned = places(keep, self._sum(mask.n_active), self._sum(mask.n_pruned), budget)
         stay = self._top(sparse, self._score(score if both else "magnitude", name, sparse), n_active, among=mask)
         come = self._top(sparse, self._score(score, name, sparse), n_pruned, among=mask, pruned=True)
-        return _either(stay.rows(0), come.rows(0))
+        return either(stay.rows(0), come.rows(0))
 
-    def _change(self, flags: Mapping[str, _Flags]) -> CommitReport:
-        """Walks over each weight once: moments, mask and weight of some rows, then the next."""
-        counts: dict[str, list[int]] = {}
-        for name, rows in flags.items():
-            sparse = self.parameters[name]
-            weight, was_active, resurrected, lost = sparse.weight, sparse.mask.n_active, 0, 0
-            for part, now in rows:
-                was = sparse.mask.row_bool(part)
-                resurrected += int((now & ~was).sum())
-                lost += int((was & ~now).sum())
-                if self.optimizer is not None:
-                    self.optimizer.commit_rows(sparse, part, was, now)
-                sparse.mask.set_rows(part, now)
-                weight[part].masked_fill_(~now, 0)
-            if self.optimizer is not None:
-                self.optimizer.after_commit(sparse)
-            counts[name] = [self._sum(n) for n in (was_active, resurrected, lost)]
-        layers = {
-            name: CommitReport.of(was + up - down, was, up, down, self.parameters[name].parameter.numel(), {})
-            for name, (was, up, down) in counts.items()
-        }
-        was, up, down = (sum(column) for column in zip(*counts.values(), strict=True))
-        numel = sum(self.parameters[name].parameter.numel() for name in counts)
-        return CommitReport.of(was + up - down, was, up, down, numel, layers)
+    def _change(self, flags: Mapping[str, Flags]) -> CommitReport:
+        return change_masks(self.parameters, flags, self.optimizer, self.group)
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
@@ -517,13 +494,3 @@ class Sparsifier:
         """Takes the masks off: the weights are ordinary ones again, at the values that they have."""
         for sparse in self.parameters.values():
             release(sparse.parameter)
-
-
-def _rows_of(mask: SparseMask) -> _Flags:
-    return ((part, mask.row_bool(part)) for part in mask.chunks())
-
-
-def _either(left: _Flags, right: _Flags) -> _Flags:
-    """Two selections over the same rows, walked side by side."""
-    for (part, a), (_, b) in zip(left, right, strict=True):
-        yield part, a | b

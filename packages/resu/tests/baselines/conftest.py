@@ -15,14 +15,16 @@ from resu.sparsifier import Sparsifier
 class Bench:
     """Two linear layers, random data of two dozen examples, and a method."""
 
-    def __init__(self, name: str, sparsity: float, steps: int, seed: int, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, sparsity: float, steps: int, seed: int, layout: str, settings: dict[str, Any]
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5))
         for parameter in self.model.parameters():
             parameter.data.normal_(0, 0.4, generator=generator)
         self.x = torch.randn(24, 12, generator=generator)
         self.y = torch.randint(5, (24,), generator=generator)
-        self.optimizer = MaskedAdamW(self.model.parameters(), lr=0.01, backend="eager")
+        self.optimizer = MaskedAdamW(self.model.parameters(), lr=0.01, layout=layout, backend="eager")
         self.sparsifier = Sparsifier(self.model, sparsity, optimizer=self.optimizer, seed=seed)
         self.steps = steps
         self.method: Method[Any] = build_method(method_config(name, **settings), self.sparsifier, steps=steps)
@@ -66,7 +68,9 @@ class Bench:
 def bench() -> Callable[..., Bench]:
     """`bench("rigl", sparsity=…, steps=…, seed=…, interval=…)` builds one."""
 
-    def build(name: str, *, sparsity: float = 0.8, steps: int = 40, seed: int = 0, **settings: Any) -> Bench:
-        return Bench(name, sparsity, steps, seed, settings)
+    def build(
+        name: str, *, sparsity: float = 0.8, steps: int = 40, seed: int = 0, layout: str = "dense", **settings: Any
+    ) -> Bench:
+        return Bench(name, sparsity, steps, seed, layout, settings)
 
     return build

@@ -148,3 +148,15 @@ def test_a_dense_start_prunes_by_and_by(bench: Callable[..., Any]) -> None:
 def test_too_few_steps_for_the_cycles_are_refused(bench: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="at least 2 steps"):
         bench("resu", steps=20)
+
+
+def test_a_mask_in_the_signs_of_a_state_outlives_the_state(bench: Callable[..., Any]) -> None:
+    outcomes = []
+    for layout in ("dense", "signbit"):
+        b = bench("resu_paper", sparsity=0.5, steps=40, layout=layout, changes={"num_cycles": 2})
+        for _ in b.run():
+            pass
+        outcomes.append([sparse.mask.to_bool() for sparse in b.sparsifier.parameters.values()])
+        assert b.counts == b.expected
+    for dense, signbit in zip(*outcomes, strict=True):
+        assert torch.equal(dense, signbit)

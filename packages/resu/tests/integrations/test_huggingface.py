@@ -109,7 +109,9 @@ def test_a_trainer_drives_the_phases(whole: Run) -> None:
 
 
 def test_a_trainer_with_a_masked_optimizer(tmp_path: Path) -> None:
-    check(train(tmp_path, masked=True))
+    run = train(tmp_path, masked=True)
+    check(run)
+    assert isinstance(run.callback.driver.cycle.optimizer, MaskedAdamW)
 
 
 def test_a_trainer_goes_on_from_its_checkpoint(whole: Run) -> None:

@@ -4,10 +4,15 @@ Which of the two a process runs is settled when Triton is imported, and chosen b
 interpreter where there is no GPU, or where TRITON_INTERPRET=1 asks for it.
 """
 
+import importlib.util
 import os
 
 import pytest
 import torch
+
+# Modules that their tests import or run where Triton is; `--doctest-modules` would import them anywhere.
+if importlib.util.find_spec("triton") is None:
+    collect_ignore = ["compile_kernels.py", "stochastic_rounding.py"]
 
 # Triton 3.9 warns at its first compilation where neither is chosen, and warnings are errors here.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")

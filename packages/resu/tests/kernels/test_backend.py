@@ -1,5 +1,7 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     backend._find_compiler.cache_clear()
+    has_triton.cache_clear()
 
 
 @pytest.fixture
@@ -112,9 +115,16 @@ def test_a_compiler_is_found_where_torch_looks_for_it(monkeypatch: pytest.Monkey
     assert not has_compiler()
 
 
-def test_triton_is_looked_for_without_importing_it() -> None:
+def test_triton_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "triton.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     has_triton.cache_clear()
-    assert has_triton() == (backend.importlib.util.find_spec("triton") is not None)
+    assert has_triton()
+    assert "triton" not in sys.modules
+    monkeypatch.setattr(sys, "path", [])
+    has_triton.cache_clear()
+    assert not has_triton()
 
 
 def test_operands_that_a_kernel_would_misread_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

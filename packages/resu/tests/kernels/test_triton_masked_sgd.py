@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from resu.core.mask import SparseMask
+from resu.core.phases import Phase, sparsify
 from resu.errors import KernelError
+from resu.optim.masked import MaskedSGD
 
 pytestmark = pytest.mark.needs_extra("triton")
 
@@ -108,3 +111,72 @@ def test_steps_that_make_no_sense_are_refused(
     if kernel_device == "cpu":
         with pytest.raises(KernelError, match=r"computes bfloat16 wrongly, without a word; w is torch.bfloat16"):
             launch(w.bfloat16(), w, None, words, **settings)
+
+
+# NaN with a payload, -0, infinity and the smallest subnormal: bits that arithmetic would not leave alone.
+ODD_BITS = np.array([0x7FC01234, 0x80000000, 0xFF800000, 1], np.uint32).view(np.int32)
+
+
+@pytest.mark.parametrize("shape", [(7,), (11, 100), (3, 2, 3, 3)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize(("phase", "partly"), [*((phase, False) for phase in Phase), (Phase.RESU, True)])
+def test_the_optimizer_steps_by_the_kernel_as_it_does_in_eager_mode(
+    monkeypatch: pytest.MonkeyPatch,
+    sgd: ModuleType,
+    kernel_device: str,
+    phase: Phase,
+    partly: bool,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    shape: tuple[int, ...],
+) -> None:
+    launches: list[Tensor] = []
+    launch = sgd.launch
+
+    def counted(w: Tensor, *operands: object, **settings: object) -> None:
+        launches.append(w)
+        launch(w, *operands, **settings)
+
+    monkeypatch.setattr(sgd, "launch", counted)
+    rng = np.random.default_rng(0)
+    start, *drawn = (rng.normal(size=shape).astype(np.float32) for _ in range(1 + 2 * STEPS))
+    active = SparseMask.random(shape, 0.6)
+    resu = ~active & SparseMask.random(shape, 0.5, seed=1) if partly else ~active
+    sets = {Phase.TRAIN: active, Phase.SHADOW: active, Phase.RESU: resu, Phase.JOINT: SparseMask.ones(shape)}
+    written = sets[phase].to_bool().numpy()
+
+    def trained(backend: str) -> tuple[np.ndarray, np.ndarray | None]:
+        weight = torch.nn.Parameter(torch.from_numpy(start.copy()).to(kernel_device))
+        optimizer = MaskedSGD([weight], 0.1, momentum, weight_decay, nesterov, backend=backend)
+
+        def steps(gradients: list[np.ndarray]) -> None:
+            for gradient in gradients:
+                weight.grad = torch.from_numpy(gradient).to(kernel_device)
+                optimizer.step()
+
+        sparse = sparsify(weight, active.to(kernel_device))
+        sparse.beta, sparse.pruned_lr_scale = 0.75, 0.3
+        steps(drawn[:STEPS])
+        optimizer.before_phase(sparse, phase)
+        sparse.phase = phase
+        sparse.subset = resu.to(kernel_device) if partly else None
+        bits = torch.from_numpy(np.resize(ODD_BITS, shape)).to(kernel_device)
+        frozen = torch.from_numpy(~written).to(kernel_device)
+        weight.data.copy_(torch.where(frozen, bits.view(torch.float32), weight.data))
+        steps(drawn[STEPS:])
+        now = weight.detach().cpu().numpy()
+        assert np.array_equal(now[~written].view(np.int32), np.resize(ODD_BITS, shape)[~written])
+        assert (now != start)[written].all()
+        buffer = optimizer.state[weight]["momentum_buffer"]
+        return now, None if buffer is None else buffer.cpu().numpy()
+
+    plain, plain_momentum = trained("eager")
+    assert launches == []
+    now, now_momentum = trained("triton")
+    assert len(launches) == 2 * STEPS
+    np.testing.assert_allclose(now[written], plain[written], rtol=1e-6, atol=1e-6)
+    assert (now_momentum is None) == (plain_momentum is None) == (momentum == 0)
+    if now_momentum is not None:
+        np.testing.assert_allclose(now_momentum, plain_momentum, rtol=1e-6, atol=1e-6)

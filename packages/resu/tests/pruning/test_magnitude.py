@@ -106,4 +106,6 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_masks_are_packed() -> None:
-    assert isinstance(magnitude_mask(torch.ones(2, 2), 0.5), SparseMask)
+    mask = magnitude_mask(torch.ones(2, 40), 0.5)
+    assert isinstance(mask, SparseMask)
+    assert (mask.bits.dtype, mask.bits.shape) == (torch.int32, (2, 2))

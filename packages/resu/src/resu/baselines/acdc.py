@@ -1,6 +1,7 @@
 """AC/DC: sparse and dense phases by turns, so that every weight trains."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,3 +71,19 @@ class ACDC(Method[ACDCConfig]):
         elif self._compressed and not wanted:
             self.sparsifier.joint()
         self._compressed = wanted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether weights are compressed."""
+        return {"compressed": self._compressed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            CheckpointError: a state of another method.
+        """
+        super().load_state_dict(state)
+        self._compressed = state["compressed"]

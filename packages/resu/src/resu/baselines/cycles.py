@@ -1,5 +1,7 @@
 """RESU in a fixed number of steps: pruned weights train by turns with active ones and compete to come back."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
@@ -11,6 +13,7 @@ from resu.core.phases import Phase
 from resu.core.reports import CommitReport
 from resu.core.selective import RESUSelective
 from resu.errors import OptimizerError
+from resu.mask_changes import drop_states
 from resu.schedules import cycle_sparsities
 
 __all__ = ["ResuConfig", "ResuCycles", "ResuPaperConfig"]
@@ -119,25 +122,49 @@ class ResuCycles(Method[ResuConfig]):
             self.commits.append(self.sparsifier.commit(self.cycle.commit_strategy, budget, self.cycle.score))
             self._selective = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """What each commit did, and within RESU the running means of RESU-Selective."""
+        return {
+            "commits": [asdict(report) for report in self.commits],
+            "selective": [selective.state_dict() for selective in self._selective],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            CheckpointError: a state of another method, or of other masks.
+        """
+        super().load_state_dict(state)
+        self.commits = [_report(kept) for kept in state["commits"]]
+        self._selective = self._selectives() if state["selective"] else []
+        for selective, kept in zip(self._selective, state["selective"], strict=True):
+            selective.load_state_dict(kept)
+
     def _prune(self, sparsity: float) -> None:
         if abs(self.sparsifier.sparsity - sparsity) > max(self.cycle.prune_tolerance, 1e-9):
             self.sparsifier.prune("random" if self.cycle.pruning == "random" else "magnitude", sparsity)
 
     def _enter(self) -> None:
-        c, layers = self.cycle, self.sparsifier.parameters.values()
+        c = self.cycle
         scale = c.resu_lr_scale
         if c.resu_lr is not None and not c.use_selective:
             scale = c.resu_lr / max(float(self._param_groups()[0]["lr"]), 1e-12)
         if c.clear_state:
-            state = cast(Any, self.sparsifier.optimizer).state
-            for sparse in layers:
-                state.pop(sparse.parameter, None)
+            drop_states(self.sparsifier.parameters, cast(Any, self.sparsifier.optimizer).state)
         self.sparsifier.enter_resu(c.resu_init, c.resu_epsilon, c.resu_subset, scale)
         if c.use_selective:
-            self._selective = [
-                RESUSelective(sparse.weight.view(sparse.mask.shape), sparse.mask, c.selection, lr=c.resu_lr or 1e-4)
-                for sparse in layers
-            ]
+            self._selective = self._selectives()
+
+    def _selectives(self) -> list[RESUSelective]:
+        c = self.cycle
+        return [
+            RESUSelective(sparse.weight.view(sparse.mask.shape), sparse.mask, c.selection, lr=c.resu_lr or 1e-4)
+            for sparse in self.sparsifier.parameters.values()
+        ]
 
     def _param_groups(self) -> list[dict[str, Any]]:
         if self.sparsifier.optimizer is None:
@@ -146,3 +173,7 @@ class ResuCycles(Method[ResuConfig]):
                 "Sparsifier(model, sparsity, optimizer=optimizer)."
             )
         return cast(Any, self.sparsifier.optimizer).param_groups
+
+
+def _report(kept: Mapping[str, Any]) -> CommitReport:
+    return CommitReport(**{**kept, "layers": {name: _report(layer) for name, layer in kept["layers"].items()}})

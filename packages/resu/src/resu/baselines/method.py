@@ -12,12 +12,13 @@
         optimizer.zero_grad()
 
 A method states what may be trained and when masks change; weights are stepped by the optimizer. Several of them use a
-step for something else than a weight step: `after_backward` then says so.
+step for something else than a weight step: `after_backward` then says so. `state_dict` has what a method remembers
+beside weights, moments and masks.
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -25,7 +26,7 @@ from resu.core.mask import SparseMask
 from resu.core.phases import SparseParameter
 from resu.core.scores import magnitude
 from resu.core.select import Candidate, Score, select_top
-from resu.errors import ConfigError
+from resu.errors import CheckpointError, ConfigError
 from resu.sparsifier import Sparsifier
 
 __all__ = ["Clock", "Method", "MethodConfig", "Share", "set_masks", "sparse_start", "top_masks"]
@@ -119,6 +120,26 @@ class Method(Generic[C]):
         Args:
             step: from 0.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers between two steps that model, optimizer and sparsifier do not say."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state; those of model, optimizer and sparsifier have been loaded already.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            CheckpointError: a state that lacks what this method remembers.
+        """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise CheckpointError(
+                f"{type(self).__name__} goes on from a state of its own kind; this one has no {', '.join(missing)}. "
+                "Load it into the method that it was saved from, or start anew."
+            )
 
 
 def sparse_start(sparsifier: Sparsifier, sparsity: float | None = None) -> None:

@@ -1,6 +1,7 @@
 """Top-KAST: the forward pass sees the largest weights, the backward pass also reaches the next largest."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,6 +62,17 @@ class _Layer:
             rows = local(gradient)
             rows.addcmul_(self._penalty.view(rows.shape), self.dense.view(rows.shape))
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """θ, A and B, and the penalty's λ at each weight, which outlives the B that it was made for."""
+        return {"dense": self.dense, "forward": self.forward, "backward": self.backward, "penalty": self._penalty}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copies θ, which steps write to; the others are replaced as wholes."""
+        self.dense.copy_(state["dense"])
+        self.forward, self.backward, self._penalty = (
+            state[name].to(self.dense.device) for name in ("forward", "backward", "penalty")
+        )
+
 
 class TopKAST(Method[TopKASTConfig]):
     """Top-KAST (Jayakumar, Pascanu, Rae, Osindero, Elsen, 2020, arXiv:2106.03517).
@@ -104,6 +116,23 @@ class TopKAST(Method[TopKASTConfig]):
             layer.show(layer.forward)
         if not self._explores(step + 1):
             self._settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """θ and both sets of each layer, by name."""
+        return {"layers": {name: layer.state_dict() for name, layer in self._layers.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            CheckpointError: a state of another method.
+        """
+        super().load_state_dict(state)
+        for name, layer in self._layers.items():
+            layer.load_state_dict(state["layers"][name])
 
     def _explores(self, step: int) -> bool:
         return step < self.config.end * self.steps

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from resu.baselines import MethodName, method_config
 from resu.checkpoint import Checkpoint, load, restore, save
@@ -173,9 +172,7 @@ def run_training(
                 now = {"step": done, "sparsity": trial.sparsifier.sparsity, "score": score(trial.model, data, part)}
                 points.append(now)
                 report(done, settings.steps, f"{now['sparsity']:.1%} pruned, score {now['score']:.3f}")
-            # RESU-Selective has averages of its own while it steps θ: the checkpoint waits for its commit.
-            due = done % settings.checkpoint_every == 0 and not getattr(trial.method, "_selective", None)
-            if due or done == settings.steps:
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
                 _save(path, trial, settings, done, changes, points)
         final = trial.score()
     outcome = RunOutcome(
@@ -274,7 +271,7 @@ def _save(
             optimizer=trial.optimizer.state_dict(),
             cycle={
                 "step": step, "changes": [asdict(change) for change in changes], "points": points,
-                "method": {key: _own(holder) for key, holder in _holders(trial).items()},
+                "method": trial.method.state_dict(),
             },
             settings=settings.model_dump(mode="json"),
             about={
@@ -288,19 +285,6 @@ def _save(
 def _go_on(trial: Trial, saved: Checkpoint, path: Path) -> tuple[int, list[MaskChange], list[dict[str, float | int]]]:
     restore(saved, trial.model, trial.sparsifier, trial.optimizer, source=path)
     cycle = saved.cycle or {}
-    for key, holder in _holders(trial).items():
-        vars(holder).update(cycle["method"][key])
+    trial.method.load_state_dict(cycle["method"])
     points = [{name: point[name] for name in ("step", "sparsity", "score")} for point in cycle["points"]]
     return cycle["step"], [MaskChange(**change) for change in cycle["changes"]], points
-
-
-def _holders(trial: Trial) -> dict[str, Any]:
-    """Whatever remembers something that neither the model nor the optimizer nor the masks say.
-
-    AC/DC knows whether it is compressed; Top-KAST keeps dense weights and both its sets, layer by layer.
-    """
-    return {"": trial.method, **getattr(trial.method, "_layers", {})}
-
-
-def _own(holder: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(holder).items() if isinstance(value, bool | Tensor)}

@@ -12,7 +12,8 @@ momentum still move a weight. In SHADOW the free moments of pruned coordinates g
 − β)|g|.
 
 Three forms: chunks of rows in eager mode, one fused loop through torch.compile, and Triton on a GPU. Which set is
-written, learning rates and step counts are data to all of them, so that a change of phase compiles nothing.
+written, learning rates and step counts are data to all of them, so that a change of phase compiles nothing. SGD, with
+one state array to stream at most, has no compiled form of its own and runs there as in eager mode.
 """
 
 import math
@@ -292,9 +293,7 @@ def _update(
     return torch.where(written, w_new.to(w.dtype), w), m_new.to(m.dtype), v_new.to(v.dtype)
 
 
-def _lanes_body(
-    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor
-) -> None:
+def _lanes_body(w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor) -> None:
     """Rows of whole words, seen as (rows, words, 32)."""
     bit = 1 << torch.arange(32, dtype=torch.int32, device=w.device)
     written = ((words ^ flip).unsqueeze(-1) & bit) != 0
@@ -302,9 +301,7 @@ def _lanes_body(
         target.copy_(source)
 
 
-def _ragged_body(
-    w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor
-) -> None:
+def _ragged_body(w: Tensor, g: Tensor, m: Tensor, v: Tensor, words: Tensor, numbers: Tensor, flip: Tensor) -> None:
     """Rows that end within a word: each column looks its word up."""
     column = torch.arange(w.shape[1], dtype=torch.int32, device=w.device)
     written = (((words[:, column // 32] ^ flip) >> (column % 32)) & 1) != 0
@@ -339,6 +336,7 @@ def masked_sgd(
     weight_decay: float,
     nesterov: bool,
     first: bool,
+    backend: Backend,
     subset: Int32[Tensor, "rows words"] | None = None,
     shadow_beta: float = 0.98,
 ) -> None:
@@ -356,9 +354,19 @@ def masked_sgd(
         weight_decay: coupled decay λ.
         nesterov: whether the step looks ahead.
         first: whether m is to be g, as torch has it on the first step of a set.
+        backend: which form; there is no compiled one, which runs as the eager one.
         subset: in RESU, the only coordinates that are written.
         shadow_beta: β of the gradient's mean in SHADOW, which needs momentum.
     """
+    if backend == "triton":
+        from resu.kernels import triton_masked_sgd
+
+        triton_masked_sgd.launch(
+            w, g, m, words, invert=phase is Phase.RESU, everything=phase is Phase.JOINT, shadow=phase is Phase.SHADOW,
+            lr=lr, lr_pruned=lr_pruned, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, first=first,
+            shadow_beta=shadow_beta, subset=subset,
+        )  # fmt: skip
+        return
     rows, cols = w.shape
     for part in chunk_rows(rows, cols, _EAGER_ELEMENTS):
         w_c, g_c = w[part], g[part]

@@ -406,7 +406,7 @@ class MaskedSGD(_Masked):
         weight_decay: coupled decay λ.
         nesterov: whether the step looks ahead (Sutskever et al., 2013).
         layout: auto or dense; momentum has a sign of its own, and is one array only.
-        backend: accepted for symmetry; the update is a few chunked operations on every device.
+        backend: triton, compile, eager, or auto: see `resu.kernels.backend`; compile runs as eager does.
 
     Raises:
         OptimizerError: numbers out of range, or another layout.
@@ -469,7 +469,8 @@ class MaskedSGD(_Masked):
             None if buffer is None else local(buffer).view(sparse.weight.shape), sparse.mask.bits, sparse.phase,
             lr=float(group["lr"]), lr_pruned=float(group["lr"]) * sparse.pruned_lr_scale, momentum=group["momentum"],
             weight_decay=group["weight_decay"], nesterov=group["nesterov"], first=False,
-            subset=None if sparse.subset is None else sparse.subset.bits, shadow_beta=sparse.beta,
+            backend=self._backend_for(sparse.weight), subset=None if sparse.subset is None else sparse.subset.bits,
+            shadow_beta=sparse.beta,
         )  # fmt: skip
 
     def _state_of(self, sparse: SparseParameter) -> dict[str, Any]:

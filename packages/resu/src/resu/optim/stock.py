@@ -26,6 +26,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Opti
 from resu.core.phases import Phase, SparseParameter, local, sparse_state
 from resu.distributed import any_rank
 from resu.errors import OptimizerError
+from resu.optim.closures import with_known_loss
 
 __all__ = ["Attachment", "attach"]
 
@@ -102,7 +103,7 @@ class Attachment:
         """Hides from the stock step the gradients that are not its business; all of them where one is not finite."""
         self._hidden.clear()  # left over where a stock step raised; its gradients are then gone, as after zero_grad
         self._due.clear()
-        args, kwargs = _with_known_loss(args, kwargs)
+        args, kwargs = with_known_loss(args, kwargs)
         moving = [(group, p) for group, p in self._held() if p.grad is not None]
         for group, p in moving:
             sparse = sparse_state(p)
@@ -471,18 +472,6 @@ def _keep_numbers(state: dict[str, Any], numbers: dict[str, Any], active: bool) 
                 state[f"pruned_{key}"] = float(value)
             start = 1.0 if key == "mu_product" else 0.0
             state.setdefault(key, torch.full_like(value, start))
-
-
-def _with_known_loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Evaluates a closure now, since it makes the gradients, and hands on one that only tells the loss."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
-        return args, kwargs
-    with torch.enable_grad():
-        loss = closure()
-    if len(args) > 1:
-        return (args[0], lambda: loss, *args[2:]), kwargs
-    return args, {**kwargs, "closure": lambda: loss}
 
 
 def _all_finite(moving: list[tuple[dict[str, Any], Tensor]]) -> bool:

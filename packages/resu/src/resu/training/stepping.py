@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from resu.config import CycleConfig
 from resu.core.phases import SparseParameter, local
 from resu.core.selective import RESUSelective
-from resu.core.signs import SignBitMask
+from resu.mask_changes import drop_states
+from resu.optim.closures import with_known_loss
 from resu.sparsifier import Sparsifier
 
 __all__ = ["ThetaStepping"]
@@ -86,11 +87,7 @@ class ThetaStepping:
         self.selective = {}
 
     def _clear_states(self) -> None:
-        for sparse in self.sparsifier.parameters.values():
-            if isinstance(sparse.mask, SignBitMask):  # the state that goes carries the mask
-                sparse.mask = sparse.mask.clone()
-            if self.optimizer.state.pop(sparse.parameter, None):
-                self.cleared_states += 1
+        self.cleared_states += drop_states(self.sparsifier.parameters, self.optimizer.state)
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
@@ -100,7 +97,7 @@ class ThetaStepping:
         self._hidden.clear()  # left over where a step raised
         if not self._active:
             return None
-        args, kwargs = _evaluated(args, kwargs)
+        args, kwargs = with_known_loss(args, kwargs)
         held = {id(sparse.parameter): sparse for sparse in self.sparsifier.parameters.values()}
         self._set_learning_rates(held)
         if self.config.use_selective:
@@ -171,15 +168,3 @@ class ThetaStepping:
             self.resume()
             for name, kept in state["selective"].items():
                 self.selective[name].load_state_dict(kept)
-
-
-def _evaluated(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Evaluates a closure now, since it makes the gradients, and hands on one that only tells the loss."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
-        return args, kwargs
-    with torch.enable_grad():
-        loss = closure()
-    if len(args) > 1:
-        return (args[0], lambda: loss, *args[2:]), kwargs
-    return args, {**kwargs, "closure": lambda: loss}

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-import resu
 from scipy.stats import t as student
+
+import resu
 from claimbench.case import Case, Counted, Workload
 from claimbench.errors import CaseError
 from claimbench.record import Params

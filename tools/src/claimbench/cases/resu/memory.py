@@ -160,8 +160,8 @@ CASES = (
         # Transitions take some seconds to follow and are the same in all layouts but for their moments.
         values_grid=(
             DENSE,
-            *_points("eager", (1024,), (0.5, 0.9), "dense", "compact"),
-            *_points("eager", (1024,), (0.5,), "signbit"),
+            *_points("eager", (1024,), (0.5,), "dense", "signbit", "compact"),
+            *_points("eager", (1024,), (0.9,), "compact"),
             *_points("compile", (1024,), (0.5,), "dense", "signbit"),
             *_points("compile", (4096,), (0.9,), "dense", "signbit", "compact"),
             *_points("compile", (4096,), (0.5,), "compact"),
