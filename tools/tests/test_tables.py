@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from claimbench.findings import Evaluation
+from claimbench.findings import Evaluation, Finding, RowFinding
 from claimbench.record import Record
 from claimbench.tables import (
     VERDICTS,
     counts_line,
     machine_name,
     markdown_table,
+    measured_words,
     number,
     packages_of,
     plain_table,
@@ -29,6 +30,34 @@ from claimbench.verdict import Verdict
 
 SVG = "{http://www.w3.org/2000/svg}"
 Judged = tuple[Evaluation, Record]
+
+
+def _in_parts(*figures: tuple[float, float, float], unit: str = " MB") -> Finding:
+    rows = [
+        RowFinding(
+            label=f"part {i}",
+            estimate=at,
+            low=low,
+            high=high,
+            verdict=Verdict.REPRODUCED,
+            reason="",
+            unit=unit,
+            band="b",
+        )
+        for i, (at, low, high) in enumerate(figures)
+    ]
+    return Finding(
+        id="a.b", title="", package="", published="", unit=unit, band="", band_low=0, band_high=1, provenance="",
+        note="", plain="", kind="", ours=False, verdict=Verdict.REPRODUCED, reason="", estimate=figures[0][0], rows=rows,
+    )  # fmt: skip
+
+
+def test_a_few_exact_parts_are_all_shown():
+    exact = [(float(n), float(n), float(n)) for n in (192, 320, 192)]
+    assert measured_words(_in_parts(*exact)) == "192 / 320 / 192 MB"
+    assert measured_words(_in_parts(exact[0])) == "192 MB"
+    assert measured_words(_in_parts(*exact, *exact)) == "192 MB"  # too many for a cell
+    assert measured_words(_in_parts(exact[0], (320.0, 310.0, 330.0))) == "192 MB"  # one of them has an interval
 
 
 def test_every_verdict_has_a_glyph_of_its_own():

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 NOTHING = "–"
+FEW_PARTS = 4  # as many figures as fit a cell
 
 
 class VerdictWord(NamedTuple):
@@ -116,7 +117,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def measured_words(finding: Finding) -> str:
-    """The estimate with its unit, or a dash.
+    """The estimate with its unit, or a dash; of a claim with a few exact parts all of them, in their order.
 
     Example:
         >>> from claimbench.verdict import Verdict
@@ -125,7 +126,13 @@ def measured_words(finding: Finding) -> str:
         >>> measured_words(blank), measured_words(blank.model_copy(update={"estimate": 0.5}))
         ('–', '0.500 %')
     """
-    return NOTHING if finding.estimate is None else f"{number(finding.estimate)}{finding.unit}"
+    if finding.estimate is None:
+        return NOTHING
+    rows = finding.rows
+    few = 1 < len(rows) <= FEW_PARTS and len({row.unit for row in rows}) == 1
+    if few and all(row.band and row.low == row.high for row in rows):
+        return f"{' / '.join(number(row.estimate) for row in rows)}{rows[0].unit}"
+    return f"{number(finding.estimate)}{finding.unit}"
 
 
 def span_words(low: float, high: float, unit: str = "") -> str:
