@@ -33,23 +33,12 @@ Judged = tuple[Evaluation, Record]
 
 
 def _in_parts(*figures: tuple[float, float, float], unit: str = " MB") -> Finding:
+    same = {"verdict": Verdict.REPRODUCED, "reason": "", "unit": unit, "band": "b"}
     rows = [
-        RowFinding(
-            label=f"part {i}",
-            estimate=at,
-            low=low,
-            high=high,
-            verdict=Verdict.REPRODUCED,
-            reason="",
-            unit=unit,
-            band="b",
-        )
-        for i, (at, low, high) in enumerate(figures)
+        RowFinding(label=f"{i}", estimate=at, low=low, high=high, **same) for i, (at, low, high) in enumerate(figures)
     ]
-    return Finding(
-        id="a.b", title="", package="", published="", unit=unit, band="", band_low=0, band_high=1, provenance="",
-        note="", plain="", kind="", ours=False, verdict=Verdict.REPRODUCED, reason="", estimate=figures[0][0], rows=rows,
-    )  # fmt: skip
+    texts = dict.fromkeys(("id", "title", "package", "published", "provenance", "note", "plain", "kind"), "")
+    return Finding(**texts, **same, band_low=0, band_high=1, ours=False, estimate=figures[0][0], rows=rows)
 
 
 def test_a_few_exact_parts_are_all_shown():
