@@ -1,0 +1,1 @@
+"""Settings: frozen, validated when they are built, unknown keys refused."""

@@ -1,0 +1,1 @@
+"""Ready experiments: targets, how they are trained, and how they are decomposed."""

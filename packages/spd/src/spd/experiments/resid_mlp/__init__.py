@@ -1,0 +1,1 @@
+"""A residual network that computes more functions than it has neurons."""

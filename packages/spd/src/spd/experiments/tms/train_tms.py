@@ -1,0 +1,72 @@
+"""Trains the toy model of superposition to give |x| for its features."""
+
+from collections.abc import Callable
+
+import torch
+
+from spd.config.base import Frozen
+from spd.data import SparseFeatures
+from spd.experiments.tms.model import TMSModel
+
+__all__ = ["TMSTrainConfig", "train_tms"]
+
+
+class TMSTrainConfig(Frozen):
+    """How a target is made.
+
+    Args:
+        n_features: numbers that come in and go out.
+        n_hidden: dimensions between.
+        n_hidden_layers: frozen identities in the middle.
+        zero_bias: start the output's bias at 0.
+        feature_probability: chance that a feature is active.
+        batch_size: vectors of a step.
+        steps: steps of AdamW.
+        lr: its constant learning rate.
+        weight_decay: its decoupled decay.
+        seed: of weights and data.
+    """
+
+    n_features: int = 5
+    n_hidden: int = 2
+    n_hidden_layers: int = 0
+    zero_bias: bool = False
+    feature_probability: float = 0.05
+    batch_size: int = 1024
+    steps: int = 10_000
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+def train_tms(config: TMSTrainConfig, progress: Callable[[int, float], None] | None = None) -> tuple[TMSModel, float]:
+    """Trains a model.
+
+    Args:
+        config: how.
+        progress: called now and then with the step and the loss.
+
+    Returns:
+        The model in evaluation mode, and its mean squared error on fresh data.
+    """
+    model = TMSModel(
+        config.n_features, config.n_hidden, n_hidden_layers=config.n_hidden_layers, zero_bias=config.zero_bias,
+        generator=torch.Generator().manual_seed(config.seed),
+    )  # fmt: skip
+    data = SparseFeatures(config.n_features, config.batch_size, config.feature_probability, seed=config.seed)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    model.train()
+    for step in range(config.steps):
+        x = data.batch(step)
+        loss = (model(x) - x.abs()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if progress is not None and step % 100 == 0:
+            progress(step, loss.item())
+    model.eval()
+    with torch.no_grad():
+        fresh = [data.batch(config.steps + i) for i in range(100)]
+        error = sum((model(x) - x.abs()).square().mean().item() for x in fresh) / len(fresh)
+    return model, error

@@ -1,0 +1,72 @@
+"""How far a network's output is from the target's: the sum over a batch, and what it is divided by.
+
+Sums and divisors are kept apart, so that they can be added over masks, sites, microbatches and ranks before they meet.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from spd.errors import ConfigError
+
+__all__ = ["OutputLossType", "SumAndCount", "output_loss"]
+
+OutputLossType = Literal["mse", "kl"]
+
+
+@dataclass(frozen=True)
+class SumAndCount:
+    """A sum, and what it is divided by.
+
+    Args:
+        total: of all terms.
+        count: of output numbers (mse) or positions (kl).
+
+    >>> both = SumAndCount(torch.tensor(2.0), 4) + SumAndCount(torch.tensor(1.0), 2)
+    >>> both.mean.item()
+    0.5
+    """
+
+    total: Float[Tensor, ""]
+    count: int
+
+    def __add__(self, other: "SumAndCount") -> "SumAndCount":
+        return SumAndCount(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """The sum over its divisor."""
+        return self.total / self.count
+
+
+def output_loss(
+    pred: Float[Tensor, "... d"], target: Float[Tensor, "... d"], kind: OutputLossType, *, positions: int | None = None
+) -> SumAndCount:
+    """Σ (pred − target)² over all numbers, or Σ KL(softmax(target) ‖ softmax(pred)) over positions.
+
+    Args:
+        pred: an output of the decomposed network.
+        target: the target's own; for "kl" both are logits.
+        kind: "mse" or "kl".
+        positions: how many positions the outputs stand for, where some that add nothing were left out; None = all here.
+
+    Returns:
+        The sum, divided by the number of numbers ("mse") or positions ("kl").
+
+    Raises:
+        ConfigError: another kind.
+
+    >>> output_loss(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2), "mse").mean.item()
+    0.5
+    """
+    positions = pred[..., 0].numel() if positions is None else positions
+    if kind == "mse":
+        return SumAndCount((pred - target).square().sum(), positions * pred.shape[-1])
+    if kind == "kl":
+        log_q = torch.log_softmax(pred.float(), dim=-1)
+        log_p = torch.log_softmax(target.float(), dim=-1)
+        return SumAndCount((log_p.exp() * (log_p - log_q)).sum(), positions)
+    raise ConfigError(f"an output loss is mse or kl; got {kind!r}. Name one of them.")

@@ -1,0 +1,1 @@
+"""The decomposed network and its parts."""

@@ -1,0 +1,449 @@
+"""A frozen target network whose chosen weights are decomposed, and can be run with any of their components ablated."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from spd.config.models import (
+    CiConfig,
+    GlobalSharedMLPConfig,
+    GlobalTransformerConfig,
+    MLPConfig,
+    ModulePattern,
+    SharedMLPConfig,
+    VectorMLPConfig,
+)
+from spd.config.perf import PerfConfig
+from spd.errors import ConfigError, TargetError
+from spd.models.components import (
+    Components,
+    EmbeddingComponents,
+    Identity,
+    LinearComponents,
+    MLPCiFn,
+    TiedComponents,
+    VectorMLPCiFn,
+    VectorSharedMLPCiFn,
+)
+from spd.models.global_ci import GlobalSharedMLPCiFn, GlobalSharedTransformerCiFn
+from spd.models.identity_insertion import input_width, is_transposed
+from spd.models.masks import ComponentsMaskInfo
+from spd.models.sigmoids import SigmoidType, sigmoid_pair
+from spd.models.sites import CacheType, Execution, Known, Site, build_backend
+from spd.sampling import Sampling, SourceSampler
+
+__all__ = ["CIOutputs", "ComponentModel", "OutputWithCache"]
+
+_GLOBAL = "global"
+
+
+@dataclass(frozen=True)
+class OutputWithCache:
+    """What a pass gave, and what it remembered.
+
+    Args:
+        output: the target's output.
+        cache: by site; for component activations by site and "_pre_detach" or "_post_detach".
+        outputs: of the sites, in a pass that remembers their inputs.
+    """
+
+    output: Float[Tensor, "..."]
+    cache: dict[str, Shaped[Tensor, "..."]]
+    outputs: dict[str, Float[Tensor, "..."]]
+
+
+@dataclass(frozen=True)
+class CIOutputs:
+    """Causal importances, by site.
+
+    Args:
+        lower_leaky: g, which makes the masks.
+        upper_leaky: ḡ, which is penalised.
+        pre_sigmoid: z.
+    """
+
+    lower_leaky: dict[str, Float[Tensor, "... _"]]
+    upper_leaky: dict[str, Float[Tensor, "... _"]]
+    pre_sigmoid: dict[str, Float[Tensor, "... _"]]
+
+
+class ComponentModel(nn.Module):
+    """A target network and the components of its weights.
+
+    Linear layers, embeddings, Hugging Face's transposed `Conv1D` and inserted identities can be decomposed. The target
+    is frozen and put into evaluation mode; its modules, parameters and their names stay as they are.
+
+    Args:
+        target_model: the trained network.
+        module_info: which modules, and into how many components each.
+        ci: the causal-importance functions.
+        sigmoid_type: from z to importances, see `spd.models.sigmoids`.
+        output_attr: of what the target returns: None = itself, an attribute's name, or "idx_0" for an element.
+        tied_weights: pairs of sites; the second one's components are the first one's, transposed.
+        perf: how to run.
+        generator: draws all initial parameters.
+
+    Attributes:
+        target_model: the network.
+        target_module_paths: the sites' names, in the order of the target's modules.
+        components: by site.
+        ci_fns: by site, or one under "global".
+
+    Raises:
+        TargetError: a pattern that matches nothing, a module that two patterns match, or one that cannot be decomposed.
+        ConfigError: a kind of causal-importance function that cannot read an embedding's tokens.
+
+    >>> target = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 5))
+    >>> model = ComponentModel(target, (ModulePattern(module_pattern="*", C=10),), MLPConfig(hidden_dims=(16,)))
+    Traceback (most recent call last):
+    ...
+    spd.errors.TargetError: a decomposed module is a linear layer, an embedding, a Conv1D or an inserted identity; '*' \
+matches 1, a ReLU. Narrow the pattern.
+    >>> info = tuple(ModulePattern(module_pattern=name, C=10) for name in ("0", "2"))
+    >>> model = ComponentModel(target, info, MLPConfig(hidden_dims=(16,)))
+    >>> x = torch.ones(3, 5)
+    >>> importances = model.calc_causal_importances(model(x, cache_type="input").cache).lower_leaky
+    >>> importances["2"].shape
+    torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        target_model: nn.Module,
+        module_info: Sequence[ModulePattern],
+        ci: CiConfig,
+        *,
+        sigmoid_type: SigmoidType = "leaky_hard",
+        output_attr: str | None = None,
+        tied_weights: Sequence[tuple[str, str]] = (),
+        perf: PerfConfig | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.perf = perf or PerfConfig()
+        self.target_model = target_model.requires_grad_(False).eval()
+        self.output_attr, self.sigmoids = output_attr, sigmoid_pair(sigmoid_type)
+        modules = _matched(target_model, module_info)
+        self.module_to_c = {name: c for name, (_, c) in modules.items()}
+        self._sites = {
+            name: Site(name, module, _components_of(module, c, generator)) for name, (module, c) in modules.items()
+        }
+        self.tied_weights = tuple(tied_weights)
+        for first, second in self.tied_weights:
+            self._sites[second] = _tied(self._sites, first, second)
+        self._components = nn.ModuleDict({_key(name): site.components for name, site in self._sites.items()})
+        self._ci_fns = nn.ModuleDict(
+            {_key(name): fn for name, fn in _ci_fns(self._sites, ci, self.perf, generator).items()}
+        )
+        parameter = next(target_model.parameters(), None)
+        if parameter is not None:
+            self._components.to(parameter.device)
+            self._ci_fns.to(parameter.device)
+        self._reads_acts = isinstance(ci, MLPConfig)
+        self._weights: dict[str, Tensor] = {}
+        self._backend = build_backend(self.perf.site_backend, tuple(self._sites.values()))
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    @property
+    def target_module_paths(self) -> list[str]:
+        """The sites' names."""
+        return list(self._sites)
+
+    @property
+    def components(self) -> dict[str, Components]:
+        """Components by site."""
+        return {name: site.components for name, site in self._sites.items()}
+
+    @property
+    def ci_fns(self) -> dict[str, nn.Module]:
+        """Causal-importance functions by site, or the one for all under "global"."""
+        names = [_GLOBAL] if _GLOBAL in self._ci_fns else self.target_module_paths
+        return {name: self._ci_fns[_key(name)] for name in names}
+
+    @property
+    def tied_parameters(self) -> set[int]:
+        """Identities of the parameters that two sites share."""
+        return {id(p) for first, _ in self.tied_weights for p in self._sites[first].components.parameters()}
+
+    @property
+    def input_width(self) -> int | None:
+        """Numbers that the first site reads; None where it reads tokens."""
+        return input_width(next(iter(self._sites.values())).module)
+
+    def target_weight(self, name: str) -> Float[Tensor, "..."]:
+        """A site's frozen weight.
+
+        Args:
+            name: the site.
+
+        Returns:
+            The weight, in the target's form.
+
+        Raises:
+            TargetError: no such site.
+        """
+        if name not in self._sites:
+            raise TargetError(f"a site is one of {', '.join(self._sites)}; got {name!r}. Name one of them.")
+        if not self.perf.cache_target_weights:
+            return self._sites[name].weight.detach()
+        if name not in self._weights:
+            self._weights[name] = self._sites[name].weight.detach()
+        return self._weights[name]
+
+    def calc_weight_deltas(self) -> dict[str, Float[Tensor, "..."]]:
+        """Δ = W − (V U)ᵀ for each site, in the form of the target's weight, with gradients for V and U."""
+        return {name: self.target_weight(name) - site.components.weight for name, site in self._sites.items()}
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        *args: Any,
+        mask_infos: Mapping[str, ComponentsMaskInfo] | None = None,
+        cache_type: CacheType = "none",
+        known: Mapping[str, Known] | None = None,
+        **kwargs: Any,
+    ) -> Float[Tensor, "..."] | OutputWithCache:
+        """Runs the target, with components in place of the sites that have masks.
+
+        Args:
+            *args: the target's own.
+            mask_infos: by site; a site that is left out keeps its layer.
+            cache_type: "input" or "output" of each site, or "component_acts": inner activations on both sides of a cut
+                of the gradient.
+            known: by site, what the target's own pass over the same batch showed; see `known_sites`.
+            **kwargs: the target's own.
+
+        Returns:
+            The output; with the cache where one was asked for.
+
+        Raises:
+            TargetError: masks of a site that does not exist.
+        """
+        if mask_infos is None and cache_type == "none":
+            return self._picked(self.target_model(*args, **kwargs))
+        execution = Execution(self._checked(mask_infos), cache_type, known or {}, fused=self.perf.fused_unmasked)
+        with self._backend.running(execution):
+            output = self._picked(self.target_model(*args, **kwargs))
+        return output if cache_type == "none" else OutputWithCache(output, execution.cache, execution.outputs)
+
+    def known_sites(self, run: OutputWithCache) -> dict[str, Known]:
+        """What the target's own pass showed of its sites, for masked passes over the same batch.
+
+        Args:
+            run: of a pass without masks and with cache_type="input".
+
+        Returns:
+            By site; outputs of layers where `reuse_prefix` is on, inner activations where `reuse_inner_acts` is.
+            Nothing where neither is, or where a back end of hooks computes everything anyway.
+        """
+        perf = self.perf
+        if perf.site_backend != "inline" or not (perf.reuse_prefix or perf.reuse_inner_acts):
+            return {}
+        return {
+            name: Known(
+                x, run.outputs[name], self.components[name].get_inner_acts(x) if perf.reuse_inner_acts else None
+            )
+            for name, x in run.cache.items()
+        }
+
+    @contextmanager
+    def masked(self, mask_infos: Mapping[str, ComponentsMaskInfo]) -> Iterator[nn.Module]:
+        """Within the context, whatever is called of the target runs with components in place.
+
+        Args:
+            mask_infos: by site.
+
+        Yields:
+            The target.
+
+        Raises:
+            TargetError: masks of a site that does not exist.
+        """
+        with self._backend.running(Execution(self._checked(mask_infos), fused=self.perf.fused_unmasked)):
+            yield self.target_model
+
+    def calc_causal_importances(
+        self,
+        pre_weight_acts: Mapping[str, Shaped[Tensor, "..."]],
+        sampling: Sampling = "continuous",
+        *,
+        detach_inputs: bool = False,
+        sampler: SourceSampler | None = None,
+        known: Mapping[str, Known] | None = None,
+    ) -> CIOutputs:
+        """How important each component is at each position.
+
+        With binomial sampling the function for the masks sees z' = 1.05 z − 0.05 u, u ~ U(0, 1).
+
+        Args:
+            pre_weight_acts: the sites' inputs, as `forward(…, cache_type="input")` remembers them.
+            sampling: how masks will be drawn.
+            detach_inputs: no gradient reaches what is before the causal-importance functions.
+            sampler: draws u; needed for binomial sampling.
+            known: inner activations that were computed already, by site.
+
+        Returns:
+            The importances.
+
+        Raises:
+            ConfigError: binomial sampling without a sampler.
+        """
+        if sampling == "binomial" and sampler is None:
+            raise ConfigError("binomial sampling draws u; no sampler was given. Pass a SourceSampler.")
+        z = self._pre_sigmoid(pre_weight_acts, detach_inputs, known or {})
+        lower, upper = {}, {}
+        for name, values in z.items():
+            noisy = values
+            if sampling == "binomial" and sampler is not None:
+                noisy = 1.05 * values - 0.05 * sampler.uniform(values.shape)
+            lower[name], upper[name] = self.sigmoids.masks(noisy), self.sigmoids.penalty(values)
+        return CIOutputs(lower, upper, z)
+
+    def _pre_sigmoid(self, acts: Mapping[str, Tensor], detach: bool, known: Mapping[str, Known]) -> dict[str, Tensor]:
+        read = {}
+        for name, x in acts.items():
+            components = self._sites[name].components
+            as_acts = self._reads_acts or isinstance(components, EmbeddingComponents)
+            found = x
+            if as_acts:
+                h = known[name].h if name in known else None
+                found = components.get_inner_acts(x) if h is None else h
+            read[name] = found.detach() if detach else found
+        if _GLOBAL in self._ci_fns:
+            return cast("dict[str, Tensor]", self._ci_fns[_GLOBAL](read))
+        return {name: self._ci_fns[_key(name)](x) for name, x in read.items()}
+
+    def _checked(self, mask_infos: Mapping[str, ComponentsMaskInfo] | None) -> Mapping[str, ComponentsMaskInfo]:
+        odd = sorted(set(mask_infos or {}) - set(self._sites))
+        if odd:
+            raise TargetError(
+                f"masks belong to sites, which are {', '.join(self._sites)}; got some for {odd[0]!r}. Correct the name."
+            )
+        return mask_infos or {}
+
+    def _picked(self, output: Any) -> Tensor:
+        if self.output_attr is None:
+            return cast(Tensor, output)
+        if self.output_attr.startswith("idx_"):
+            return cast(Tensor, output[int(self.output_attr.removeprefix("idx_"))])
+        return cast(Tensor, getattr(output, self.output_attr))
+
+    # --- moving and letting go ----------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "ComponentModel":
+        """Sets the mode of everything but the target, which stays in evaluation mode."""
+        super().train(mode)
+        self.target_model.eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ComponentModel":
+        self._weights.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As for any module; frozen weights that were looked up before are looked up again."""
+        self._weights.clear()
+        return super().load_state_dict(*args, **kwargs)
+
+    def detach_target(self) -> nn.Module:
+        """Leaves the target as it was before it was decomposed.
+
+        Returns:
+            The target.
+        """
+        self._backend.detach()
+        return self.target_model
+
+
+def _key(name: str) -> str:
+    """Module names may hold no dots."""
+    return name.replace(".", "-")
+
+
+def _matched(model: nn.Module, module_info: Sequence[ModulePattern]) -> dict[str, tuple[nn.Module, int]]:
+    """Modules to decompose, by path, in the model's own order."""
+    owner: dict[str, ModulePattern] = {}
+    paths = {name: module for name, module in model.named_modules() if name}
+    for info in module_info:
+        names = [name for name in paths if fnmatchcase(name, info.module_pattern)]
+        if not names:
+            raise TargetError(
+                f"a pattern matches at least one module; {info.module_pattern!r} matches none of {', '.join(paths)}. "
+                "Correct it."
+            )
+        for name in names:
+            if name in owner:
+                raise TargetError(
+                    f"a module is matched by one pattern; {name} is matched by {owner[name].module_pattern!r} and by "
+                    f"{info.module_pattern!r}. Narrow one of them."
+                )
+            if not _decomposable(paths[name]):
+                raise TargetError(
+                    "a decomposed module is a linear layer, an embedding, a Conv1D or an inserted identity; "
+                    f"{info.module_pattern!r} matches {name}, a {type(paths[name]).__name__}. Narrow the pattern."
+                )
+            owner[name] = info
+    return {name: (paths[name], owner[name].C) for name in paths if name in owner}
+
+
+def _decomposable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Embedding | Identity) or is_transposed(module)
+
+
+def _components_of(module: nn.Module, c: int, generator: torch.Generator | None) -> Components:
+    if isinstance(module, nn.Embedding):
+        return EmbeddingComponents(module.num_embeddings, module.embedding_dim, c, generator=generator)
+    if isinstance(module, Identity):
+        return LinearComponents(module.d, module.d, c, generator=generator)
+    weight, bias = cast(Tensor, module.weight), cast("Tensor | None", module.bias)
+    transposed = is_transposed(module)
+    d_in, d_out = weight.shape if transposed else reversed(weight.shape)
+    return LinearComponents(d_in, d_out, c, bias=bias, transposed=transposed, generator=generator)
+
+
+def _tied(sites: Mapping[str, Site], first: str, second: str) -> Site:
+    for name in (first, second):
+        if name not in sites:
+            raise TargetError(f"tied weights are sites, {', '.join(sites)}; got {name!r}. Name two of them.")
+    one, other = sites[first], sites[second]
+    if not isinstance(one.components, LinearComponents) or not torch.equal(one.weight, other.weight.T):
+        raise TargetError(
+            f"tied weights are each other's transposes; those of {first} and {second} are not. Leave the pair out."
+        )
+    return Site(second, other.module, TiedComponents(one.components, bias=other.components.bias))
+
+
+def _ci_fns(
+    sites: Mapping[str, Site], ci: CiConfig, perf: PerfConfig, generator: torch.Generator | None
+) -> dict[str, nn.Module]:
+    cs = {name: site.components.C for name, site in sites.items()}
+    embeddings = [name for name, site in sites.items() if isinstance(site.components, EmbeddingComponents)]
+    if embeddings and isinstance(ci, VectorMLPConfig | SharedMLPConfig):
+        raise ConfigError(
+            f"an embedding's input is a token, which only the kind 'mlp' and the global ones read, as inner "
+            f"activations; got {ci.ci_fn_type!r} for {embeddings[0]}. Choose another kind, or leave the embedding out."
+        )
+    if isinstance(ci, MLPConfig):
+        return {name: MLPCiFn(c, ci.hidden_dims, kernel=perf.ci_kernel, generator=generator) for name, c in cs.items()}
+    widths = {name: cs[name] if name in embeddings else input_width(site.module) for name, site in sites.items()}
+    dims = {name: width for name, width in widths.items() if width is not None}
+    if isinstance(ci, VectorMLPConfig):
+        return {name: VectorMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
+    if isinstance(ci, SharedMLPConfig):
+        return {name: VectorSharedMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
+    if isinstance(ci, GlobalSharedMLPConfig):
+        return {_GLOBAL: GlobalSharedMLPCiFn(dims, cs, ci.hidden_dims, generator=generator)}
+    assert isinstance(ci, GlobalTransformerConfig)
+    return {
+        _GLOBAL: GlobalSharedTransformerCiFn(
+            dims, cs, d_model=ci.d_model, n_blocks=ci.n_blocks, n_heads=ci.n_heads, d_mlp=ci.d_mlp, generator=generator
+        )
+    }
