@@ -214,7 +214,7 @@ SURFACE: dict[str, set[str]] = {
         "resu_update_indexed",
         "resu_update_with_momentum",
     },
-    "resu.kernels.masked_adam": {"AdamStep", "masked_adamw", "masked_adamw_compact", "masked_sgd"},
+    "resu.kernels.masked_adam": {"AdamStep", "block_offsets", "masked_adamw", "masked_adamw_compact", "masked_sgd"},
     "resu.mask_changes": {"Flags", "change_masks", "drop_states", "either", "rows_of"},
     "resu.modules": set(),
     "resu.modules.carrying": {"Carried", "CarryingLinear", "DEFAULT_LR", "Stepping"},

@@ -28,16 +28,17 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from resu.core.bits import unpack_rows
-from resu.core.mask import chunk_rows
+from resu.core.mask import SparseMask, chunk_rows
 from resu.core.phases import Phase
 from resu.kernels.backend import Backend
 
-__all__ = ["AdamStep", "masked_adamw", "masked_adamw_compact", "masked_sgd"]
+__all__ = ["AdamStep", "block_offsets", "masked_adamw", "masked_adamw_compact", "masked_sgd"]
 
 _EAGER_ELEMENTS = 1 << 16
 """Elements of an eager chunk: small enough for the cache, large enough that calls from Python do not outweigh it."""
 
 _COMPACT_ELEMENTS = 1 << 12
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,27 @@ def masked_adamw_compact(
         if w_c.numel():
             _torch_adamw(w_c, g[part][written], m[slots], v[slots], lr, t, step)
             w[part].masked_scatter_(written, w_c)
+
+
+def block_offsets(written: SparseMask) -> Int32[Tensor, " blocks"]:
+    """Written coordinates before each block of 1024, in flat order: where a block's compact moments begin.
+
+    Args:
+        written: the coordinates that have moments.
+
+    Returns:
+        One number a block.
+
+    >>> block_offsets(SparseMask(torch.ones(3, 1000, dtype=torch.bool))).tolist()
+    [0, 1024, 2048]
+    """
+    blocks = -(-written.numel // _BLOCK)
+    counts = torch.zeros(blocks, dtype=torch.int64, device=written.device)
+    for part in written.chunks():
+        flags = written.row_bool(part).flatten()
+        index = torch.arange(part.start * written.cols, part.stop * written.cols, device=written.device) // _BLOCK
+        counts.index_add_(0, index, flags.to(torch.int64))
+    return (counts.cumsum(0) - counts).to(torch.int32)
 
 
 # --- one fused loop through torch.compile -----------------------------------------------------------------------------

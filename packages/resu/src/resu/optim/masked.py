@@ -20,24 +20,22 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from resu.core.mask import SparseMask
 from resu.core.phases import Phase, SparseParameter, local, sparse_state
 from resu.core.signs import SignBitMask
 from resu.distributed import any_rank
 from resu.errors import OptimizerError
 from resu.kernels.backend import Backend, resolve
-from resu.kernels.masked_adam import AdamStep, masked_adamw, masked_adamw_compact, masked_sgd
+from resu.kernels.masked_adam import AdamStep, block_offsets, masked_adamw, masked_adamw_compact, masked_sgd
 
 __all__ = ["Layout", "MaskedAdamW", "MaskedSGD"]
 
 Layout = Literal["auto", "dense", "signbit", "compact"]
-_BLOCK = 1024
 
 
 class _Masked(Optimizer):
@@ -291,7 +289,7 @@ class MaskedAdamW(_Masked):
             for name in self._moment_names:
                 state[name] = torch.zeros(written.n_active, dtype=weight.dtype, device=weight.device)
             if self._backend_for(weight) == "triton":
-                state["block_offsets"] = _block_offsets(written)
+                state["block_offsets"] = block_offsets(written)
             return
         for name in self._moment_names:  # sharded where the parameter is, so that they are saved as such
             state[name] = torch.zeros_like(sparse.parameter.detach())
@@ -312,7 +310,7 @@ class MaskedAdamW(_Masked):
                 rows = local(state[name]).view(shape)
                 state[name] = torch.cat([rows[part][written.row_bool(part)] for part in written.chunks()])
             if self._backend_for(sparse.weight) == "triton":
-                state["block_offsets"] = _block_offsets(written)
+                state["block_offsets"] = block_offsets(written)
         return state
 
     @staticmethod
@@ -490,14 +488,3 @@ def _check_range(name: str, value: float | int, below: float | None = None) -> N
     if not (value >= 0 and (below is None or value < below)):
         bound = "at least 0" if below is None else f"at least 0 and below {below:g}"
         raise OptimizerError(f"{name} is {bound}; got {value}. Give a number in that range.")
-
-
-def _block_offsets(written: SparseMask) -> Int32[Tensor, " blocks"]:
-    """Written coordinates before each block of 1024, in flat order: where a block's compact moments begin."""
-    blocks = -(-written.numel // _BLOCK)
-    counts = torch.zeros(blocks, dtype=torch.int64, device=written.device)
-    for part in written.chunks():
-        flags = written.row_bool(part).flatten()
-        index = torch.arange(part.start * written.cols, part.stop * written.cols, device=written.device) // _BLOCK
-        counts.index_add_(0, index, flags.to(torch.int64))
-    return (counts.cumsum(0) - counts).to(torch.int32)

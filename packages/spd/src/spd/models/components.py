@@ -21,7 +21,6 @@ axes of positions.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -31,6 +30,7 @@ from torch.nn import functional
 
 from spd.errors import ConfigError
 from spd.kernels.ci_mlp import CiKernel, scalar_mlp
+from spd.models.layers import ParallelLinear, SharedLinear, gains, widths
 
 __all__ = [
     "Components",
@@ -38,8 +38,6 @@ __all__ = [
     "Identity",
     "LinearComponents",
     "MLPCiFn",
-    "ParallelLinear",
-    "SharedLinear",
     "TiedComponents",
     "VectorMLPCiFn",
     "VectorSharedMLPCiFn",
@@ -351,62 +349,6 @@ class Identity(nn.Module):
 # --- causal importances -----------------------------------------------------------------------------------------------
 
 
-class ParallelLinear(nn.Module):
-    """C affine maps side by side, one for each component.
-
-    Args:
-        c: components.
-        d_in: inputs of each.
-        d_out: outputs of each.
-        gain: of the initialisation N(0, gain² / d_in) (He et al., *Delving Deep into Rectifiers*, 2015,
-            arXiv:1502.01852); biases start at 0.
-        generator: draws the weights.
-    """
-
-    def __init__(self, c: int, d_in: int, d_out: int, gain: float, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.W = nn.Parameter(torch.randn(c, d_in, d_out, generator=generator) * (gain / math.sqrt(d_in)))
-        self.b = nn.Parameter(torch.zeros(c, d_out))
-
-    def forward(self, x: Float[Tensor, "... #C d_in"]) -> Float[Tensor, "... C d_out"]:
-        """For each component x_c W_c + b_c; one x for all of them is given as a single one."""
-        return torch.einsum("...ci,cio->...co", x, self.W) + self.b
-
-
-class SharedLinear(nn.Module):
-    """An affine map with the initialisation of `ParallelLinear`.
-
-    Args:
-        d_in: inputs.
-        d_out: outputs.
-        gain: of the initialisation.
-        generator: draws the weights.
-    """
-
-    def __init__(self, d_in: int, d_out: int, gain: float, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.W = nn.Parameter(torch.randn(d_in, d_out, generator=generator) * (gain / math.sqrt(d_in)))
-        self.b = nn.Parameter(torch.zeros(d_out))
-
-    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        """The map x W + b."""
-        return x @ self.W + self.b
-
-
-_HIDDEN_GAIN, _OUTPUT_GAIN = math.sqrt(2), 1.0
-
-
-def _gains(hidden_dims: Sequence[int]) -> list[float]:
-    return [_HIDDEN_GAIN] * len(hidden_dims) + [_OUTPUT_GAIN]
-
-
-def _widths(d_in: int, hidden_dims: Sequence[int], d_out: int) -> list[tuple[int, int]]:
-    if any(width < 1 for width in hidden_dims):
-        raise ConfigError(f"a hidden layer has at least one unit; got {list(hidden_dims)}. Remove it or widen it.")
-    sizes = [d_in, *hidden_dims, d_out]
-    return list(pairwise(sizes))
-
-
 class _CiFn(nn.Module):
     """Layers with GELU between them."""
 
@@ -449,7 +391,7 @@ class MLPCiFn(_CiFn):
         self.kernel: CiKernel = kernel
         self.layers = nn.ModuleList(
             ParallelLinear(c, d_in, d_out, gain, generator)
-            for (d_in, d_out), gain in zip(_widths(1, hidden_dims, 1), _gains(hidden_dims), strict=True)
+            for (d_in, d_out), gain in zip(widths(1, hidden_dims, 1), gains(hidden_dims), strict=True)
         )
 
     def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
@@ -483,7 +425,7 @@ class VectorMLPCiFn(_CiFn):
         _check_hidden(hidden_dims)
         self.layers = nn.ModuleList(
             ParallelLinear(c, d_in, d_out, gain, generator)
-            for (d_in, d_out), gain in zip(_widths(input_dim, hidden_dims, 1), _gains(hidden_dims), strict=True)
+            for (d_in, d_out), gain in zip(widths(input_dim, hidden_dims, 1), gains(hidden_dims), strict=True)
         )
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... C"]:
@@ -513,7 +455,7 @@ class VectorSharedMLPCiFn(_CiFn):
         super().__init__()
         self.layers = nn.ModuleList(
             SharedLinear(d_in, d_out, gain, generator)
-            for (d_in, d_out), gain in zip(_widths(input_dim, hidden_dims, c), _gains(hidden_dims), strict=True)
+            for (d_in, d_out), gain in zip(widths(input_dim, hidden_dims, c), gains(hidden_dims), strict=True)
         )
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... C"]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spd.errors import ConfigError
-from spd.models.components import SharedLinear, VectorSharedMLPCiFn
+from spd.models.components import VectorSharedMLPCiFn
+from spd.models.layers import SharedLinear
 
 __all__ = ["GlobalSharedMLPCiFn", "GlobalSharedTransformerCiFn"]
 
