@@ -101,7 +101,7 @@ SURFACE: dict[str, set[str]] = {
     },
     "spd.metrics.hidden_acts": {"stochastic_hidden_acts_recon_loss"},
     "spd.metrics.importance_minimality": {"annealed_p", "importance_minimality_loss"},
-    "spd.metrics.output_loss": {"OutputLossType", "SumAndCount", "output_loss"},
+    "spd.metrics.output_loss": {"OutputLossType", "SumAndCount", "added", "output_loss"},
     "spd.metrics.pgd_recon": {
         "persistent_pgd_recon_loss",
         "pgd_recon_layerwise_loss",

@@ -1,11 +1,11 @@
 """How far what the sites read moves when components are ablated."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from jaxtyping import Float
 from torch import Tensor
 
-from spd.metrics.output_loss import SumAndCount, output_loss
+from spd.metrics.output_loss import SumAndCount, added, output_loss
 from spd.metrics.target_run import TargetRun
 from spd.models.component_model import OutputWithCache
 from spd.models.masks import Deltas, stochastic_mask_infos
@@ -36,15 +36,14 @@ def stochastic_hidden_acts_recon_loss(
     Returns:
         The loss.
     """
-    found: SumAndCount | None = None
-    for _ in range(n_mask_samples):
-        infos = stochastic_mask_infos(importances, sampler, sampling, deltas)
-        masked = run.model(run.batch, mask_infos=infos, cache_type="input", known=run.known)
-        assert isinstance(masked, OutputWithCache)
-        for name, acts in run.acts.items():
-            if not acts.is_floating_point():
-                continue  # an embedding reads tokens, which no mask moves
-            one = output_loss(masked.cache[name], acts, "mse")
-            found = one if found is None else found + one
-    assert found is not None
-    return found.mean
+
+    def moved() -> Iterator[SumAndCount]:
+        for _ in range(n_mask_samples):
+            infos = stochastic_mask_infos(importances, sampler, sampling, deltas)
+            masked = run.model(run.batch, mask_infos=infos, cache_type="input", known=run.known)
+            assert isinstance(masked, OutputWithCache)
+            for name, acts in run.acts.items():
+                if acts.is_floating_point():  # an embedding reads tokens, which no mask moves
+                    yield output_loss(masked.cache[name], acts, "mse")
+
+    return added(moved()).mean

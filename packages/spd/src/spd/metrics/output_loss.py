@@ -3,6 +3,7 @@
 Sums and divisors are kept apart, so that they can be added over masks, sites, microbatches and ranks before they meet.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from spd.errors import ConfigError
 
-__all__ = ["OutputLossType", "SumAndCount", "output_loss"]
+__all__ = ["OutputLossType", "SumAndCount", "added", "output_loss"]
 
 OutputLossType = Literal["mse", "kl"]
 
@@ -40,6 +41,26 @@ class SumAndCount:
     def mean(self) -> Float[Tensor, ""]:
         """The sum over its divisor."""
         return self.total / self.count
+
+
+def added(parts: Iterable[SumAndCount]) -> SumAndCount:
+    """Adds up losses of several passes.
+
+    Args:
+        parts: at least one.
+
+    Returns:
+        Sum and divisor over all of them.
+
+    Raises:
+        ConfigError: none at all.
+    """
+    total: SumAndCount | None = None
+    for part in parts:
+        total = part if total is None else total + part
+    if total is None:
+        raise ConfigError("a loss is over one pass at least; there is none. Give a site, and n_mask_samples above 0.")
+    return total
 
 
 def output_loss(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from spd.metrics.output_loss import SumAndCount
+from spd.metrics.output_loss import SumAndCount, added
 from spd.metrics.target_run import TargetRun
 from spd.models.masks import Deltas, make_mask_infos, stochastic_mask_infos
 from spd.routing import Router, route_everywhere
@@ -40,12 +40,7 @@ def layer_by_layer(importances: Importances, each: Callable[[Importances], SumAn
     Returns:
         Sum and divisor over all sites.
     """
-    found: SumAndCount | None = None
-    for name, importance in importances.items():
-        one = each({name: importance})
-        found = one if found is None else found + one
-    assert found is not None
-    return found
+    return added(each({name: importance}) for name, importance in importances.items())
 
 
 def unmasked_recon_loss(run: TargetRun) -> Float[Tensor, ""]:
@@ -117,13 +112,9 @@ def _stochastic(
     router: Router,
     n_mask_samples: int,
 ) -> SumAndCount:
-    found: SumAndCount | None = None
-    for _ in range(n_mask_samples):
-        infos = stochastic_mask_infos(importances, sampler, sampling, deltas, router)
-        one = run.masked(infos)
-        found = one if found is None else found + one
-    assert found is not None
-    return found
+    return added(
+        run.masked(stochastic_mask_infos(importances, sampler, sampling, deltas, router)) for _ in range(n_mask_samples)
+    )
 
 
 def stochastic_recon_loss(
