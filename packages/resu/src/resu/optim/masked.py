@@ -201,6 +201,7 @@ class MaskedAdamW(_Masked):
     Raises:
         OptimizerError: numbers out of range, or an unknown layout.
 
+    >>> from resu.core.mask import SparseMask
     >>> from resu.core.phases import sparsify
     >>> weight = torch.nn.Parameter(torch.ones(2, 2))
     >>> _ = sparsify(weight, SparseMask(torch.tensor([[1, 0], [1, 1]])))
@@ -409,6 +410,7 @@ class MaskedSGD(_Masked):
     Raises:
         OptimizerError: numbers out of range, or another layout.
 
+    >>> from resu.core.mask import SparseMask
     >>> from resu.core.phases import sparsify
     >>> weight = torch.nn.Parameter(torch.ones(1, 2))
     >>> _ = sparsify(weight, SparseMask(torch.tensor([[1, 0]])))
