@@ -12,9 +12,34 @@ from spd import errors
 
 SURFACE: dict[str, set[str]] = {
     "spd": set(),
-    "spd.checkpoint": {"FORMAT_VERSION", "latest", "read_config_of", "restore", "save"},
+    "spd.checkpoint": {
+        "FORMAT_VERSION",
+        "latest",
+        "read_config_of",
+        "restore",
+        "save",
+    },
     "spd.config": set(),
-    "spd.config.base": {"Frozen"},
+    "spd.config.base": {
+        "Frozen",
+    },
+    "spd.config.evals": {
+        "CEandKLLosses",
+        "CIHistograms",
+        "CIMeanPerComponent",
+        "CI_L0",
+        "ComponentActivationDensity",
+        "DenseCI",
+        "DirectionMatchConfig",
+        "EvalConfig",
+        "IdentityCI",
+        "IdentityCIError",
+        "PGDMultiBatchReconLoss",
+        "PGDMultiBatchReconSubsetLoss",
+        "PermutedCIPlots",
+        "StochasticReconSubsetCEAndKL",
+        "UVPlots",
+    },
     "spd.config.losses": {
         "CIMaskedReconLayerwiseLoss",
         "CIMaskedReconLoss",
@@ -44,9 +69,28 @@ SURFACE: dict[str, set[str]] = {
         "SharedMLPConfig",
         "VectorMLPConfig",
     },
-    "spd.config.perf": {"PerfConfig"},
-    "spd.config.run": {"Config", "read_config", "write_config"},
-    "spd.config.schedules": {"LrSchedule", "learning_rate"},
+    "spd.config.perf": {
+        "PRESETS",
+        "PerfConfig",
+        "PgdSchedule",
+    },
+    "spd.config.run": {
+        "Config",
+        "read_config",
+        "write_config",
+    },
+    "spd.config.schedules": {
+        "LrSchedule",
+        "learning_rate",
+    },
+    "spd.config.tasks": {
+        "IHTask",
+        "LMTask",
+        "ResidMLPTask",
+        "TMSTask",
+        "TaskConfig",
+        "TextTask",
+    },
     "spd.data": {
         "BatchStream",
         "FeatureCount",
@@ -68,13 +112,30 @@ SURFACE: dict[str, set[str]] = {
     },
     "spd.experiments": set(),
     "spd.experiments.resid_mlp": set(),
-    "spd.experiments.resid_mlp.model": {"ResidMLP"},
+    "spd.experiments.resid_mlp.model": {
+        "ResidMLP",
+    },
     "spd.experiments.tms": set(),
-    "spd.experiments.tms.model": {"TMSModel"},
-    "spd.experiments.tms.train_tms": {"TMSTrainConfig", "train_tms"},
+    "spd.experiments.tms.model": {
+        "TMSModel",
+    },
+    "spd.experiments.tms.train_tms": {
+        "TMSTrainConfig",
+        "train_tms",
+    },
     "spd.kernels": set(),
-    "spd.kernels.ci_mlp": {"CiKernel", "scalar_mlp"},
-    "spd.losses": {"LossContext", "compute_losses", "deltas_for", "router_of", "sources_of", "total_loss"},
+    "spd.kernels.ci_mlp": {
+        "CiKernel",
+        "scalar_mlp",
+    },
+    "spd.losses": {
+        "LossContext",
+        "compute_losses",
+        "deltas_for",
+        "router_of",
+        "sources_of",
+        "total_loss",
+    },
     "spd.metrics": {
         "ci_masked_recon_layerwise_loss",
         "ci_masked_recon_loss",
@@ -91,7 +152,10 @@ SURFACE: dict[str, set[str]] = {
         "stochastic_recon_subset_loss",
         "unmasked_recon_loss",
     },
-    "spd.metrics.faithfulness": {"faithfulness_loss", "faithfulness_sum"},
+    "spd.metrics.faithfulness": {
+        "faithfulness_loss",
+        "faithfulness_sum",
+    },
     "spd.metrics.ground_truth": {
         "DirectionMatch",
         "dense_ci_error",
@@ -99,9 +163,19 @@ SURFACE: dict[str, set[str]] = {
         "identity_ci_error",
         "identity_order",
     },
-    "spd.metrics.hidden_acts": {"stochastic_hidden_acts_recon_loss"},
-    "spd.metrics.importance_minimality": {"annealed_p", "importance_minimality_loss"},
-    "spd.metrics.output_loss": {"OutputLossType", "SumAndCount", "added", "output_loss"},
+    "spd.metrics.hidden_acts": {
+        "stochastic_hidden_acts_recon_loss",
+    },
+    "spd.metrics.importance_minimality": {
+        "annealed_p",
+        "importance_minimality_loss",
+    },
+    "spd.metrics.output_loss": {
+        "OutputLossType",
+        "SumAndCount",
+        "added",
+        "output_loss",
+    },
     "spd.metrics.pgd_recon": {
         "persistent_pgd_recon_loss",
         "pgd_recon_layerwise_loss",
@@ -129,9 +203,15 @@ SURFACE: dict[str, set[str]] = {
         "stochastic_recon_subset_loss",
         "unmasked_recon_loss",
     },
-    "spd.metrics.target_run": {"TargetRun"},
+    "spd.metrics.target_run": {
+        "TargetRun",
+    },
     "spd.models": set(),
-    "spd.models.component_model": {"CIOutputs", "ComponentModel", "OutputWithCache"},
+    "spd.models.component_model": {
+        "CIOutputs",
+        "ComponentModel",
+        "OutputWithCache",
+    },
     "spd.models.components": {
         "Components",
         "EmbeddingComponents",
@@ -142,9 +222,21 @@ SURFACE: dict[str, set[str]] = {
         "VectorMLPCiFn",
         "VectorSharedMLPCiFn",
     },
-    "spd.models.global_ci": {"GlobalSharedMLPCiFn", "GlobalSharedTransformerCiFn"},
-    "spd.models.identity_insertion": {"PRE_IDENTITY", "input_width", "insert_identities"},
-    "spd.models.layers": {"ParallelLinear", "SharedLinear", "gains", "widths"},
+    "spd.models.global_ci": {
+        "GlobalSharedMLPCiFn",
+        "GlobalSharedTransformerCiFn",
+    },
+    "spd.models.identity_insertion": {
+        "PRE_IDENTITY",
+        "input_width",
+        "insert_identities",
+    },
+    "spd.models.layers": {
+        "ParallelLinear",
+        "SharedLinear",
+        "gains",
+        "widths",
+    },
     "spd.models.masks": {
         "ComponentsMaskInfo",
         "Deltas",
@@ -165,10 +257,35 @@ SURFACE: dict[str, set[str]] = {
         "swish_hard",
         "upper_leaky_hard",
     },
-    "spd.models.sites": {"BACKENDS", "Backend", "CacheType", "Execution", "Known", "Site", "build_backend"},
-    "spd.routing": {"Router", "Routing", "route_at_random", "route_everywhere", "route_uniform_k"},
-    "spd.sampling": {"InjectedSampler", "Sampling", "SourceSampler", "rank_seed"},
-    "spd.training": {"StepResult", "Trainer", "build_model", "faithfulness_warmup"},
+    "spd.models.sites": {
+        "BACKENDS",
+        "Backend",
+        "CacheType",
+        "Execution",
+        "Known",
+        "Site",
+        "build_backend",
+    },
+    "spd.routing": {
+        "Router",
+        "Routing",
+        "route_at_random",
+        "route_everywhere",
+        "route_uniform_k",
+    },
+    "spd.sampling": {
+        "InjectedSampler",
+        "Sampling",
+        "SourceSampler",
+        "rank_seed",
+    },
+    "spd.training": {
+        "StepLosses",
+        "StepResult",
+        "Trainer",
+        "build_model",
+        "faithfulness_warmup",
+    },
 }
 
 

@@ -28,6 +28,11 @@ __all__ = ["FORMAT_VERSION", "latest", "read_config_of", "restore", "save"]
 
 FORMAT_VERSION = 1
 _PREFIX, _SUFFIX = "step_", ".safetensors"
+_MAY_CHANGE = {
+    "perf", "steps", "train_log_freq", "eval_freq", "slow_eval_freq", "slow_eval_on_first_step", "n_eval_steps",
+    "eval_batch_size", "eval_metrics", "eval_seed", "save_freq", "wandb_project", "wandb_run_name",
+}  # fmt: skip
+"""Settings that change nothing of what is learned, and how long."""
 
 
 def save(trainer: Trainer, folder: Path) -> Path:
@@ -103,7 +108,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     """
     header = _header(path)
     saved, present = header["config"], trainer.config.model_dump(mode="json")
-    for name in sorted(present.keys() - {"perf", "steps"}):
+    for name in sorted(present.keys() - _MAY_CHANGE):
         if saved.get(name) != present[name]:
             raise CheckpointError(
                 f"a run goes on with the settings that it began with; in {path} {name} is {saved.get(name)!r}, now it "

@@ -1,6 +1,6 @@
 """The training loop: components and causal-importance functions of a frozen target."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,11 +16,11 @@ from spd.losses import LossContext, compute_losses, deltas_for, sources_of, tota
 from spd.metrics.faithfulness import faithfulness_loss
 from spd.metrics.pgd_utils import PersistentSources
 from spd.metrics.target_run import TargetRun
-from spd.models.component_model import CIOutputs, ComponentModel
+from spd.models.component_model import ComponentModel
 from spd.models.identity_insertion import insert_identities
 from spd.sampling import SourceSampler
 
-__all__ = ["StepResult", "Trainer", "build_model", "faithfulness_warmup"]
+__all__ = ["StepLosses", "StepResult", "Trainer", "build_model", "faithfulness_warmup"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,84 @@ def faithfulness_warmup(model: ComponentModel, config: Config) -> None:
         optimizer.step()
 
 
+class StepLosses(nn.Module):
+    """All losses of one microbatch, as a module of its own: it can be compiled, or shared among processes, as a whole.
+
+    Args:
+        model: the decomposed network.
+        config: how.
+        sampler: draws all masks.
+        world_size: processes, whose batches are of one size.
+        reduce: combines the gradients of shared sources over processes; None on one.
+
+    Attributes:
+        persistent: sources that are kept between steps, by the place of their loss.
+    """
+
+    def __init__(
+        self,
+        model: ComponentModel,
+        config: Config,
+        sampler: SourceSampler,
+        *,
+        world_size: int = 1,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.sampler = model, config, sampler
+        self.world_size, self.reduce = world_size, reduce
+        self.persistent: dict[int, PersistentSources] = {}
+        self._inert: bool | None = None if config.perf.row_dedup else False
+
+    def forward(
+        self, batch: Shaped[Tensor, "..."], fraction: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, "... _"]]]:
+        """The losses.
+
+        Args:
+            batch: the target's input.
+            fraction: of training done.
+
+        Returns:
+            Σ coefficient · loss, the losses by name, and g by site.
+        """
+        config, model = self.config, self.model
+        positions, dropped = None, None
+        if self._inert is None:
+            self._inert = self._zero_is_inert(batch)
+        if self._inert:
+            kept = batch.any(-1)
+            positions, batch = batch.shape[0], batch[kept]
+            dropped = self._at_zero(positions - batch.shape[0])
+        run = TargetRun.of(model, batch, config.output_loss_type, positions=positions)
+        ci = model.calc_causal_importances(run.acts, config.sampling, sampler=self.sampler, known=run.known)
+        deltas = deltas_for(config.perf.delta_mode, config.use_delta_component, model.calc_weight_deltas)
+        context = LossContext(
+            run, ci, self.sampler, config.sampling, deltas,
+            (lambda: deltas) if isinstance(deltas, Mapping) else model.calc_weight_deltas,
+            n_mask_samples=config.n_mask_samples, fraction=fraction,
+            detach_pgd=config.perf.pgd_detach, persistent=self.persistent, dropped=dropped,
+            world_size=self.world_size, reduce=self.reduce,
+        )  # fmt: skip
+        values = compute_losses(config.loss_metrics, context)
+        return total_loss(config.loss_metrics, values), values, ci.lower_leaky
+
+    def _zero_is_inert(self, batch: Tensor) -> bool:
+        """Whether an input of zeros reaches every site as zeros: masks then change nothing there."""
+        if not batch.is_floating_point() or batch.dim() != 2:
+            return False
+        run = TargetRun.of(self.model, torch.zeros_like(batch[:1]), self.config.output_loss_type)
+        return all(not bool(x.any()) for x in run.acts.values())
+
+    def _at_zero(self, n: int) -> dict[str, tuple[Tensor, int]]:
+        zeros = {
+            name: torch.zeros(1, components.V.shape[0], device=components.V.device, dtype=components.V.dtype)
+            for name, components in self.model.components.items()
+        }
+        ci = self.model.calc_causal_importances(zeros)
+        return {name: (g[0], n) for name, g in ci.upper_leaky.items()}
+
+
 class Trainer:
     """Steps of training.
 
@@ -84,16 +162,27 @@ class Trainer:
         model: the decomposed network.
         config: how.
         sampler: draws all masks.
+        world_size: processes, whose batches are of one size.
+        reduce: combines the gradients of shared sources over processes; None on one.
 
     Attributes:
         step_count: steps taken.
-        persistent: sources that are kept between steps, by the place of their loss.
+        losses: all losses of a microbatch; whatever stands in for it is called with the same arguments.
     """
 
-    def __init__(self, model: ComponentModel, config: Config, sampler: SourceSampler) -> None:
+    def __init__(
+        self,
+        model: ComponentModel,
+        config: Config,
+        sampler: SourceSampler,
+        *,
+        world_size: int = 1,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.model, self.config, self.sampler = model, config, sampler
         self.step_count = 0
-        self.persistent: dict[int, PersistentSources] = {}
+        self.own_losses = StepLosses(model, config, sampler, world_size=world_size, reduce=reduce)
+        self.losses: Callable[..., Any] = self.own_losses
         self._component_parameters = list(model._components.parameters())
         self._ci_parameters = list(model._ci_fns.parameters())
         tied = model.tied_parameters
@@ -111,7 +200,11 @@ class Trainer:
             [group for group in groups if group["params"]], lr=config.lr_schedule.start_val, weight_decay=0.0,
             **how[config.perf.optimizer],
         )  # type: ignore[arg-type]  # fmt: skip
-        self._inert = config.perf.row_dedup and self._zero_is_inert()
+
+    @property
+    def persistent(self) -> dict[int, PersistentSources]:
+        """Sources that are kept between steps, by the place of their loss."""
+        return self.own_losses.persistent
 
     def step(self, batches: Iterator[Shaped[Tensor, "..."]]) -> StepResult:
         """One step over as many microbatches as the settings say.
@@ -131,13 +224,13 @@ class Trainer:
         total: Tensor | None = None
         importances: dict[str, Tensor] = {}
         for _ in range(parts):
-            values, ci = self._losses(next(batches))
-            one = total_loss(config.loss_metrics, values) / parts
+            one, values, g = self.losses(next(batches), self.step_count / config.steps)
+            one = one / parts
             one.backward()  # type: ignore[no-untyped-call]
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / parts
             total = one.detach() if total is None else total + one.detach()
-            importances = {name: g.detach() for name, g in ci.lower_leaky.items()}
+            importances = {name: one_g.detach() for name, one_g in g.items()}
         for parameters, limit in (
             (self._component_parameters, config.grad_clip_norm_components),
             (self._ci_parameters, config.grad_clip_norm_ci_fns),
@@ -147,42 +240,6 @@ class Trainer:
         self.optimizer.step()
         self.step_count += 1
         return StepResult(sums, cast(Tensor, total), importances)
-
-    def _losses(self, batch: Tensor) -> tuple[dict[str, Tensor], CIOutputs]:
-        config, model = self.config, self.model
-        positions, dropped = None, None
-        if self._inert:
-            kept = batch.any(-1)
-            positions, batch = batch.shape[0], batch[kept]
-            dropped = self._at_zero(positions - batch.shape[0])
-        run = TargetRun.of(model, batch, config.output_loss_type, positions=positions)
-        ci = model.calc_causal_importances(run.acts, config.sampling, sampler=self.sampler, known=run.known)
-        deltas = deltas_for(config.perf.delta_mode, config.use_delta_component, model.calc_weight_deltas)
-        context = LossContext(
-            run, ci, self.sampler, config.sampling, deltas,
-            (lambda: deltas) if isinstance(deltas, Mapping) else model.calc_weight_deltas,
-            n_mask_samples=config.n_mask_samples, fraction=self.step_count / config.steps,
-            detach_pgd=config.perf.pgd_detach, persistent=self.persistent, dropped=dropped,
-        )  # fmt: skip
-        return compute_losses(config.loss_metrics, context), ci
-
-    def _zero_is_inert(self) -> bool:
-        """Whether an input of zeros reaches every site as zeros: masks then change nothing there."""
-        first = next(iter(self.model.target_model.parameters()))
-        width = self.model.input_width
-        if width is None:
-            return False
-        zeros = torch.zeros(1, width, device=first.device, dtype=first.dtype)
-        run = TargetRun.of(self.model, zeros, self.config.output_loss_type)
-        return all(not bool(x.any()) for x in run.acts.values())
-
-    def _at_zero(self, n: int) -> dict[str, tuple[Tensor, int]]:
-        zeros = {
-            name: torch.zeros(1, components.V.shape[0], device=components.V.device, dtype=components.V.dtype)
-            for name, components in self.model.components.items()
-        }
-        ci = self.model.calc_causal_importances(zeros)
-        return {name: (g[0], n) for name, g in ci.upper_leaky.items()}
 
     def persistent_sources(self, index: int) -> PersistentSources:
         """Sources for a loss of the settings, to be filled.

@@ -15,10 +15,12 @@ from pydantic import (
 )
 
 from spd.config.base import Frozen
+from spd.config.evals import EvalConfig
 from spd.config.losses import LossConfig
 from spd.config.models import CiConfig, MLPConfig, ModulePattern
 from spd.config.perf import PerfConfig
 from spd.config.schedules import LrSchedule
+from spd.config.tasks import TaskConfig
 from spd.errors import ConfigError
 
 __all__ = ["Config", "read_config", "write_config"]
@@ -50,6 +52,21 @@ class Config(Frozen):
         faithfulness_warmup_steps: steps of training for faithfulness alone, before anything else.
         faithfulness_warmup_lr: their learning rate.
         faithfulness_warmup_weight_decay: their weight decay.
+        train_log_freq: steps between two lines of the log.
+        eval_freq: steps between two evaluations; None = none but at the end.
+        slow_eval_freq: steps between two evaluations that also take what is slow and draw; a multiple of eval_freq;
+            None = at the end only.
+        slow_eval_on_first_step: also before training.
+        n_eval_steps: batches of an evaluation.
+        eval_batch_size: their size; None = batch_size.
+        eval_metrics: what is measured beside the losses.
+        eval_seed: of the data and draws of evaluations, which are the same each time.
+        save_freq: steps between two checkpoints; None = one at the end.
+        ci_alive_threshold: an importance above it counts as active.
+        n_examples_until_dead: a component that was not active for so many examples is dead.
+        wandb_project: where figures also go, offline unless WANDB_MODE says otherwise; None = nowhere but JSON lines.
+        wandb_run_name: there; None = chosen by wandb.
+        task_config: target and data; None where a program hands them over.
         perf: how to run.
 
     Raises:
@@ -79,6 +96,20 @@ class Config(Frozen):
     faithfulness_warmup_steps: NonNegativeInt = 0
     faithfulness_warmup_lr: PositiveFloat = 1e-3
     faithfulness_warmup_weight_decay: NonNegativeFloat = 0.0
+    train_log_freq: PositiveInt = 100
+    eval_freq: PositiveInt | None = None
+    slow_eval_freq: PositiveInt | None = None
+    slow_eval_on_first_step: bool = True
+    n_eval_steps: PositiveInt = 10
+    eval_batch_size: PositiveInt | None = None
+    eval_metrics: tuple[EvalConfig, ...] = ()
+    eval_seed: NonNegativeInt = 1
+    save_freq: PositiveInt | None = None
+    ci_alive_threshold: NonNegativeFloat = 0.0
+    n_examples_until_dead: PositiveInt = 1_000_000
+    wandb_project: str | None = None
+    wandb_run_name: str | None = None
+    task_config: TaskConfig | None = None
     perf: PerfConfig = PerfConfig()
 
     @model_validator(mode="after")
@@ -90,6 +121,16 @@ class Config(Frozen):
             )
         if not any(loss.coeff for loss in self.loss_metrics):
             raise ValueError("training needs a loss with a coefficient above 0; all are 0. Raise one.")
+        if self.slow_eval_freq is not None and (self.eval_freq is None or self.slow_eval_freq % self.eval_freq):
+            raise ValueError(
+                f"a slow evaluation is also a quick one: slow_eval_freq is a multiple of eval_freq; got "
+                f"{self.slow_eval_freq} and {self.eval_freq}. Choose a multiple."
+            )
+        if self.perf.amp != "off" and self.output_loss_type == "mse":
+            raise ValueError(
+                f"squared errors of a good decomposition are far below what {self.perf.amp} can tell apart: gradients "
+                "would be noise; perf.amp is for output_loss_type 'kl'. Switch it off."
+            )
         return self
 
 
