@@ -108,8 +108,9 @@ bench-selftest: setup ## prove the tool: simulated noise, planted slowdowns, bro
 claims: setup ## the verdict table of the newest record
 	@$(PY) -m claimbench claims
 
-readme: setup ## write the verdicts of each package's newest committed record into the README
+readme: setup ## write the verdicts of each package's newest committed record into the READMEs
 	@$(PY) -m claimbench claims --write README.md
+	@$(PY) -m claimbench claims --write packages/spd/README.md --package spd
 
 # --- upkeep -----------------------------------------------------------------------------------------------------------
 

@@ -195,6 +195,12 @@ def test_the_readme_shows_each_packages_newest_whole_record(asked, builder, tmp_
     text = readme.read_text()
     assert text.count("| Claim |") == 1
     assert "old" not in text
+    assert "boolean." in text
+    assert cli.main(["claims", "--write", str(readme), "--package", "resu"]) == 0
+    assert "`resu.memory`" in readme.read_text()
+    assert "boolean." not in readme.read_text()
+    assert cli.main(["claims", "--write", str(readme), "--package", "dredge"]) == 2
+    assert "--package dredge" in _words(capsys)[1]
 
 
 def test_claims_says_when_there_is_no_record(asked, capsys):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from spd.background import Background
 from spd.checkpoint import latest, read_config_of, restore, save
 from spd.config.losses import ImportanceMinimalityLoss, PersistentPGDReconLoss, StochasticReconLoss
 from spd.config.models import MLPConfig, ModulePattern
@@ -120,6 +122,32 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
         restore(_trainer(_config()), tmp_path / "missing")
 
 
+def test_a_file_that_a_thread_writes_holds_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    trainer = _trainer(_config())
+    _run(trainer, 3)
+    whole = save(trainer, tmp_path / "now").read_bytes()
+    gate = threading.Event()
+    with Background(capacity=2) as background:
+        background.submit(gate.wait)
+        path = save(trainer, tmp_path / "later", background)
+        _run(trainer, 2)  # training goes on before anything is written
+        assert not path.exists()
+        gate.set()
+    assert path.read_bytes() == whole
+
+
+def test_a_disk_that_cannot_be_written_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = _trainer(_config())
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spd.tensor_files.save_file", full)
+    with pytest.raises(OSError, match="No space left"), Background() as background:
+        save(trainer, tmp_path, background)
+    assert not list(tmp_path.iterdir())
+
+
 _ENDLESS = """
 import sys
 from pathlib import Path
@@ -127,17 +155,20 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from test_checkpoint import _config, _run, _trainer
+from spd.background import Background
 from spd.checkpoint import save
 trainer = _trainer(_config(steps=100000))
+background = Background() if {threaded!r} else None
 while True:
     _run(trainer, 1)
-    save(trainer, Path({folder!r}))
+    save(trainer, Path({folder!r}), background)
     print(trainer.step_count, flush=True)
 """
 
 
-def test_a_process_that_is_killed_leaves_only_whole_files(tmp_path: Path) -> None:
-    code = _ENDLESS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_process_that_is_killed_leaves_only_whole_files(tmp_path: Path, threaded: bool) -> None:
+    code = _ENDLESS.format(tests=str(Path(__file__).parent), folder=str(tmp_path), threaded=threaded)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -148,6 +179,6 @@ def test_a_process_that_is_killed_leaves_only_whole_files(tmp_path: Path) -> Non
     process.wait()
     process.stdout.close()
     files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) >= 5
+    assert len(files) >= (2 if threaded else 5)
     for path in files:
         restore(_trainer(_config(steps=100000)), path)

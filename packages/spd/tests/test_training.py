@@ -211,9 +211,9 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     trainer = _trainer(_config())
     result = trainer.step(iter([torch.full((8, 6), torch.nan).double()]))
     with pytest.raises(DivergenceError, match="StochasticReconLoss"):
-        trainer.check(result)
+        trainer.check(trainer.figures(result))
     trainer = _trainer(_config())
-    trainer.check(trainer.step(iter(_batches(1))))
+    trainer.check(trainer.figures(trainer.step(iter(_batches(1)))))
 
 
 def test_identities_are_inserted_where_the_settings_ask_for_them() -> None:

@@ -146,6 +146,8 @@ class Case:
         quick_grid: Points that a quick run times; the whole grid where it is empty.
         budget: Seconds that one process may spend timing this case.
         precision: Standard error of a log ratio within a process at which timing may stop early.
+        processes: Processes that time it, where that are fewer than the run's: for calls of a second and more, whose
+            effects are far larger than the spread between processes. None is all of them.
     """
 
     id: str
@@ -167,13 +169,27 @@ class Case:
     quick_grid: tuple[Params, ...] = ()
     budget: float = 8.0
     precision: float = 0.005
+    processes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 2:
+            raise CaseError(
+                f"{self.id}: with one process the spread between processes is unknown; got {self.processes}; "
+                "give 2 or more, or None"
+            )
         points = [point_name(params) for params in self.grid]
         if len(set(points)) != len(points):
             raise CaseError(f"{self.id}: each point of a grid stands once; got {points}; remove the double")
         if self.grid and self.control not in self.variants:
             raise CaseError(f"{self.id}: the control {self.control!r} must be one of the variants {self.variants}")
+
+    def timed_by(self, process: int) -> bool:
+        """Whether a process, counted from 0, times this case.
+
+        Args:
+            process: Its number.
+        """
+        return self.processes is None or process < self.processes
 
     def points(self, quick: bool) -> tuple[Params, ...]:
         """Points that a run times."""

@@ -193,21 +193,28 @@ def claims(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown table of a README.")] = False,
     write: Annotated[
         Path | None,
-        typer.Option(help="Write tables into the generated block of this file: those of each package's newest record."),
+        typer.Option(
+            help="Write tables into the generated block of this file: those of each package's newest record, or of one."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the verdict table of a record, the newest by default."""
+    if package not in (None, *packages()):
+        raise RecordError(f"a package is one of {', '.join(packages())}; got {package!r}; choose one of them")
     if write is not None:
         chosen = newest_of_each_package([Path("results")]) if record is None else [read_record(record)]
-        write_into(write, "\n".join(markdown_table(judge_record(one)) for one in chosen))
+        found = [judge_record(one) for one in chosen]
+        if package is not None:
+            found = [one for one in found if any(finding.package == package for finding in one.findings)][:1]
+        if not found:
+            raise RecordError(f"no record is about {package}; `claimbench run --package {package}` makes one")
+        write_into(write, "\n".join(markdown_table(one, package) for one in found))
         print(write)
         return
     read = newest() if record is None else read_record(record)
     evaluation = judge_record(read)
     if package is not None:
-        if package not in packages():
-            raise RecordError(f"a package is one of {', '.join(packages())}; got {package!r}; choose one of them")
         kept = [finding for finding in evaluation.findings if finding.package == package]
         evaluation = evaluation.model_copy(update={"findings": kept})
     if as_json:

@@ -1,7 +1,10 @@
 """Stochastic parameter decomposition: what a network's weights do, as a sparse set of rank-one parts.
 
-The beginning of it: the decomposed network, its losses and the training step; see the README for what is not there yet.
-Every name has one public path, in the module that owns it. Importing the package alone imports no framework.
+Every name has one public path, in the module that owns it: `spd.models.component_model.ComponentModel`,
+`spd.run_spd.optimize`, `spd.metrics.pgd_recon_loss` and so on. Importing the package alone imports none of them, and no
+framework.
 """
 
-__all__: list[str] = []
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -6,28 +6,27 @@ the step, the settings, and a SHA-256 of all tensors' bytes. The frozen target i
 final name, flushed to the disk and renamed, so that a process killed at any moment leaves only whole files.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from spd.background import Background
 from spd.config.run import Config
+from spd.data import mixed_seed
+from spd.distributed import Distributed, whole
 from spd.errors import CheckpointError
 from spd.metrics.pgd_utils import PersistentSources
+from spd.tensor_files import TensorFile
 from spd.training import Trainer
 
 __all__ = ["FORMAT_VERSION", "latest", "read_config_of", "restore", "save"]
 
 FORMAT_VERSION = 1
-_PREFIX, _SUFFIX = "step_", ".safetensors"
+_FILE = TensorFile("spd", FORMAT_VERSION, "a checkpoint", "Use an earlier one.")
+_PREFIX, _SUFFIX, _SAMPLER = "step_", ".safetensors", "sampler/"
 _MAY_CHANGE = {
     "perf", "steps", "train_log_freq", "eval_freq", "slow_eval_freq", "slow_eval_on_first_step", "n_eval_steps",
     "eval_batch_size", "eval_metrics", "eval_seed", "save_freq", "wandb_project", "wandb_run_name",
@@ -35,34 +34,39 @@ _MAY_CHANGE = {
 """Settings that change nothing of what is learned, and how long."""
 
 
-def save(trainer: Trainer, folder: Path) -> Path:
+def save(
+    trainer: Trainer, folder: Path, background: Background | None = None, distributed: Distributed | None = None
+) -> Path:
     """Writes a checkpoint of the present step.
 
     Args:
         trainer: between two steps.
         folder: where to; it is made where it is missing.
+        background: writes it while training goes on, from a copy that is made now; None = it is there on return.
+        distributed: this process of several: all of them call it, and one writes.
 
     Returns:
         The file, `step_<n>.safetensors`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    distributed = distributed or Distributed()
     tensors, scalars = _collect(trainer)
+    for rank, state in enumerate(distributed.gather(tensors["sampler"])):
+        tensors[f"{_SAMPLER}{rank}"] = state
+    del tensors["sampler"]
     header = {
-        "format": FORMAT_VERSION,
         "step": trainer.step_count,
+        "world_size": distributed.world_size,
         "config": trainer.config.model_dump(mode="json"),
         "scalars": scalars,
-        "sha256": _digest(tensors),
     }
     path = folder / f"{_PREFIX}{trainer.step_count:08d}{_SUFFIX}"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, metadata={"spd": json.dumps(header)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not distributed.is_main:
+        return path
+    if background is None:
+        _FILE.write(path, tensors, header)
+    else:
+        copies = {name: value.clone() for name, value in tensors.items()}
+        background.submit(lambda: _FILE.write(path, copies, header))
     return path
 
 
@@ -90,23 +94,25 @@ def read_config_of(path: Path) -> Config:
     Raises:
         CheckpointError: a file that is truncated, foreign or too new.
     """
-    return Config.model_validate(_header(path)["config"])
+    return Config.model_validate(_FILE.header(path)["config"])
 
 
-def restore(trainer: Trainer, path: Path) -> None:
+def restore(trainer: Trainer, path: Path, distributed: Distributed | None = None) -> None:
     """Puts a trainer where a checkpoint was made: parameters, moments, sources, random numbers and the step.
 
-    Settings of how to run may differ, and so may the number of steps; everything else is the same.
+    Settings of how to run may differ, and so may the number of steps; everything else is the same. With another number
+    of processes, each draws a new stream of masks.
 
     Args:
-        trainer: with the same target and settings.
+        trainer: with the same target and settings, not yet shared among processes.
         path: the file.
+        distributed: this process of several.
 
     Raises:
         CheckpointError: a file that is truncated, damaged, foreign, too new, or of other settings. Nothing is changed
             then.
     """
-    header = _header(path)
+    header = _FILE.header(path)
     saved, present = header["config"], trainer.config.model_dump(mode="json")
     for name in sorted(present.keys() - _MAY_CHANGE):
         if saved.get(name) != present[name]:
@@ -114,7 +120,7 @@ def restore(trainer: Trainer, path: Path) -> None:
                 f"a run goes on with the settings that it began with; in {path} {name} is {saved.get(name)!r}, now it "
                 f"is {present[name]!r}. Change it back, or start anew in another folder."
             )
-    tensors = _tensors(path, header)
+    tensors = _FILE.tensors(path, header)
     expected, _ = _collect(trainer)
     model_names = {name for name in expected if name.startswith("model/")}
     wrong = sorted(model_names ^ {name for name in tensors if name.startswith("model/")})
@@ -125,6 +131,7 @@ def restore(trainer: Trainer, path: Path) -> None:
             "Use the same target."
         )
     _apply(trainer, tensors, header)
+    _go_on_drawing(trainer, tensors, header, distributed or Distributed())
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -136,10 +143,10 @@ def _parameters(trainer: Trainer) -> dict[str, Tensor]:
 
 def _collect(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     parameters = _parameters(trainer)
-    tensors = {f"model/{name}": p.detach() for name, p in parameters.items()}
+    tensors = {f"model/{name}": whole(p.detach()) for name, p in parameters.items()}
     for name, p in parameters.items():
         for key, value in trainer.optimizer.state.get(p, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
+            tensors[f"optimizer/{name}/{key}"] = whole(value)
     sources: dict[str, int] = {}
     for index, kept in trainer.persistent.items():
         sources[str(index)] = kept.steps
@@ -169,8 +176,17 @@ def _apply(trainer: Trainer, tensors: Mapping[str, Tensor], header: Mapping[str,
     trainer.persistent.clear()
     for index, steps in header["scalars"]["sources"].items():
         trainer.persistent[int(index)] = _sources(trainer, int(index), steps, tensors)
-    trainer.sampler.load_state_dict({"generator": tensors["sampler"]})
     trainer.step_count = header["step"]
+
+
+def _go_on_drawing(
+    trainer: Trainer, tensors: Mapping[str, Tensor], header: Mapping[str, Any], distributed: Distributed
+) -> None:
+    if header["world_size"] == distributed.world_size:
+        trainer.sampler.load_state_dict({"generator": tensors[f"{_SAMPLER}{distributed.rank}"]})
+        return
+    parts = ("resumed", trainer.config.seed, header["step"], distributed.rank, distributed.world_size)
+    trainer.sampler.generator.manual_seed(mixed_seed(*parts))
 
 
 def _sources(trainer: Trainer, index: int, steps: int, tensors: Mapping[str, Tensor]) -> PersistentSources:
@@ -187,43 +203,3 @@ def _sources(trainer: Trainer, index: int, steps: int, tensors: Mapping[str, Ten
         "steps": steps,
     })  # fmt: skip
     return kept
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def _digest(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {})["spd"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"a checkpoint is a safetensors file that spd wrote; {path} is not, or is truncated: {error}. Name another "
-            "one."
-        ) from error
-    if found.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"this version reads checkpoints of format {FORMAT_VERSION}; {path} has format {found.get('format')}. Use "
-            "the version of spd that wrote it."
-        )
-    return found
-
-
-def _tensors(path: Path, header: Mapping[str, Any]) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    if _digest(tensors) != header["sha256"]:
-        raise CheckpointError(
-            f"a checkpoint's tensors have the SHA-256 that its header says; those of {path} do not: it is damaged. Use "
-            "an earlier one."
-        )
-    return tensors

@@ -6,22 +6,28 @@ therefore change when a batch is made, never what is in it.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from spd.config.perf import PerfConfig
+from spd.config.tasks import LMTask
 from spd.errors import DataError
+from spd.texts import load_tokenizer
+from spd.tokens import StreamedTokens, text_stream
 
 __all__ = [
     "BatchStream",
     "FeatureCount",
     "SparseFeatures",
     "batches",
+    "create_data_loader",
     "extract_batch_data",
+    "loop_data_loader",
     "mixed_seed",
     "to_device",
 ]
@@ -220,8 +226,9 @@ def batches(
     perf = perf or PerfConfig()
     pin = perf.pin_memory and torch.cuda.is_available()
     loader = DataLoader(
-        _ByIndex(stream), batch_size=None, sampler=_From(start), num_workers=perf.num_workers, pin_memory=pin
-    )
+        _ByIndex(stream), batch_size=None, sampler=_From(start), num_workers=perf.num_workers, pin_memory=pin,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip  # a generator of its own: a loader without one draws from everybody's
     moved = (to_device(extract_batch_data(item), device, non_blocking=perf.non_blocking) for item in loader)
     if not perf.device_prefetch:
         yield from moved
@@ -230,3 +237,144 @@ def batches(
     while True:
         present, following = following, next(moved)
         yield present
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+class _Epochs(Sampler[int]):
+    """The indices of one pass."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches, self._epoch, self._start = batches, 0, 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self._epoch, self._start = epoch, start
+
+    def __len__(self) -> int:
+        return self.batches - self._start
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._epoch * self.batches
+        yield from range(first + self._start, first + self.batches)
+
+
+class _ByPass(IterableDataset[Any]):
+    """The batches of one pass over a stream, parted among workers."""
+
+    def __init__(self, stream: StreamedTokens) -> None:
+        self._stream = stream
+        # Shared, so that workers that stay for many passes see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        who = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return self._stream.one_pass(int(self._epoch), *who)
+
+
+def create_data_loader(
+    dataset_config: LMTask,
+    batch_size: int,
+    buffer_size: int | None = None,
+    *,
+    split: Literal["train", "eval"] = "train",
+    rank: int = 0,
+    world_size: int = 1,
+    global_seed: int = 0,
+    pin_memory: bool | Literal["auto"] = "auto",
+    num_workers: int = 0,
+    prefetch_factor: int | None = None,
+    persistent_workers: bool | None = None,
+) -> tuple[DataLoader[Any], Any]:
+    """A loader for one pass after another over a task's text; `loop_data_loader` makes them one.
+
+    Ranks and workers get shares that do not overlap. Workers change no batch, nor the order of batches, where the text
+    is held in memory. Where it is streamed, shares are blocks of documents (see `spd.tokens.StreamedTokens`): all rows
+    come once, in an order that depends on the number of workers, and ranks may have passes of different lengths. What
+    fills no batch is dropped in both cases.
+
+    Args:
+        dataset_config: the set of texts, its tokenizer and the length of a row.
+        batch_size: rows of a batch, on one rank.
+        buffer_size: documents that are shuffled among each other where the set is streamed; None = the task's.
+        split: which of the task's two.
+        rank: which process of several.
+        world_size: how many.
+        global_seed: of all orders; the evaluation's is one more.
+        pin_memory: page-locked batches; "auto" = where CUDA is. Without CUDA there are none.
+        num_workers: processes that load; 0 loads in this one.
+        prefetch_factor: batches that each worker makes in advance; None = torch's choice.
+        persistent_workers: workers stay between passes; None = where there are any.
+
+    Returns:
+        The loader, whose batches are tensors of tokens, and the tokenizer.
+
+    Raises:
+        DataError: data that is missing, or too little of it, or settings of workers without workers.
+        MissingExtraError: the extra `lm` is not installed.
+    """
+    if num_workers == 0 and (prefetch_factor is not None or persistent_workers):
+        raise DataError(
+            f"prefetch_factor and persistent_workers are of workers; got {prefetch_factor} and {persistent_workers} "
+            "with num_workers=0. Add workers, or leave both out."
+        )
+    tokenizer = load_tokenizer(dataset_config)
+    task = dataset_config if buffer_size is None else dataset_config.model_copy(update={"buffer_size": buffer_size})
+    seed = global_seed + (split == "eval")
+    stream = text_stream(
+        task, batch_size, split=split, tokenizer=tokenizer, seed=seed, rank=rank, world_size=world_size
+    )
+    dataset, sampler = (
+        (_ByPass(stream), None)
+        if isinstance(stream, StreamedTokens)
+        else (_ByIndex(stream), _Epochs(stream.batches_per_epoch))
+    )
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory is not False and torch.cuda.is_available(),
+        prefetch_factor=prefetch_factor,
+        persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
+        generator=torch.Generator().manual_seed(mixed_seed("workers", seed, rank)),
+    )
+    return loader, tokenizer
+
+
+def loop_data_loader(loader: DataLoader[Any], *, start: int = 0) -> Iterator[Int64[Tensor, "batch seq"]]:
+    """All passes of a loader that `create_data_loader` made, one after the other without end.
+
+    Args:
+        loader: the loader.
+        start: batches to begin after. Where the text is held in memory they are not loaded; where it is streamed they
+            are read and thrown away, and are the same as before for the same number of workers only.
+
+    Yields:
+        Batches.
+
+    Raises:
+        DataError: a pass without a batch.
+    """
+    if isinstance(loader.sampler, _Epochs):
+        yield from _passes(loader, *divmod(start, loader.sampler.batches))
+    else:
+        yield from islice(_passes(loader, 0, 0), start, None)
+
+
+def _passes(loader: DataLoader[Any], first: int, skipped: int) -> Iterator[Tensor]:
+    for epoch in count(first):
+        if isinstance(loader.sampler, _Epochs):
+            loader.sampler.set_epoch(epoch, skipped if epoch == first else 0)
+        elif isinstance(loader.dataset, _ByPass):
+            loader.dataset.set_epoch(epoch)
+        empty = True
+        for found in loader:
+            empty = False
+            yield found
+        if empty:
+            raise DataError("a pass has at least one batch; this rank's share has none. Use smaller batches.")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spd.config import losses as c
+from spd.config.perf import PgdSchedule
 from spd.errors import ConfigError
 from spd.metrics.faithfulness import faithfulness_loss
 from spd.metrics.hidden_acts import stochastic_hidden_acts_recon_loss
@@ -34,7 +35,7 @@ from spd.models.masks import FOLDED, Deltas
 from spd.routing import Router, route_at_random, route_everywhere, route_uniform_k
 from spd.sampling import Sampling, SourceSampler
 
-__all__ = ["LossContext", "compute_losses", "deltas_for", "router_of", "sources_of", "total_loss"]
+__all__ = ["LossContext", "compute_losses", "deltas_for", "router_of", "scheduled_steps", "sources_of", "total_loss"]
 
 
 def sources_of(loss: c.PersistentPGDReconLoss) -> PersistentSources:
@@ -47,6 +48,28 @@ def sources_of(loss: c.PersistentPGDReconLoss) -> PersistentSources:
         The sources.
     """
     return PersistentSources(loss.lr, loss.scope, loss.n, loss.optimizer, parametrisation=loss.parametrisation)
+
+
+def scheduled_steps(n_steps: int, step_size: float, schedule: PgdSchedule | None, fraction: float) -> tuple[int, float]:
+    """Steps of the adversary, and their size, at a point of training.
+
+    Args:
+        n_steps: in the loss's settings.
+        step_size: in the loss's settings.
+        schedule: how the adversary begins.
+        fraction: of training done.
+
+    Returns:
+        Both, changed as long as fewer steps are taken.
+
+    >>> [scheduled_steps(20, 0.1, PgdSchedule(n_steps_start=4, step_size_factor=3.0), f)[0] for f in (0.0, 0.25, 0.5)]
+    [4, 12, 20]
+    """
+    if schedule is None:
+        return n_steps, step_size
+    share = min(1.0, fraction / schedule.ramp_frac)
+    steps = min(n_steps, round(schedule.n_steps_start + (n_steps - schedule.n_steps_start) * share))
+    return steps, step_size * (schedule.step_size_factor if steps < n_steps else 1.0)
 
 
 def router_of(routing: c.UniformKSubset | c.StaticProbability | None) -> Router:
@@ -77,10 +100,13 @@ class LossContext:
         n_mask_samples: draws of a stochastic loss.
         fraction: of training done.
         detach_pgd: search without the parameters.
+        pgd_schedule: how the adversary begins; None = as its settings say from the first step on.
+        pgd_batch_fraction: share of the batch that the adversary searches on.
         persistent: sources that are kept, by the place of their loss in the list.
         dropped: see `importance_minimality_loss`.
         world_size: ranks.
         reduce: combines the gradients of shared sources over ranks.
+        broadcast: makes shared sources what the first rank drew.
     """
 
     run: TargetRun
@@ -92,10 +118,13 @@ class LossContext:
     n_mask_samples: int = 1
     fraction: float = 0.0
     detach_pgd: bool = False
+    pgd_schedule: PgdSchedule | None = None
+    pgd_batch_fraction: float = 1.0
     persistent: dict[int, PersistentSources] = field(default_factory=dict)
     dropped: Mapping[str, tuple[Float[Tensor, " _"], int]] | None = None
     world_size: int = 1
     reduce: Callable[[Tensor], Tensor] | None = None
+    broadcast: Callable[[Tensor], Tensor] | None = None
 
     @property
     def g(self) -> dict[str, Float[Tensor, "... _"]]:
@@ -111,7 +140,12 @@ class LossContext:
 
     def attack(self, loss: c.PGDReconLoss | c.PGDReconLayerwiseLoss | c.PGDReconSubsetLoss) -> dict[str, Any]:
         """What losses with an adversary take."""
-        attack = Attack(loss.step_size, loss.n_steps, loss.init, loss.mask_scope, self.detach_pgd, self.reduce)
+        n_steps, step_size = scheduled_steps(loss.n_steps, loss.step_size, self.pgd_schedule, self.fraction)
+        attack = Attack(
+            step_size, n_steps, loss.init, loss.mask_scope, self.detach_pgd, self.reduce, self.broadcast,
+            check=not self.run.model.perf.skip_range_checks and self.run.model.by_hand,
+            batch_fraction=self.pgd_batch_fraction,
+        )  # fmt: skip
         return {"sampler": self.sampler, "attack": attack, "deltas": self.deltas}
 
 
@@ -145,8 +179,9 @@ def _compute(loss: c.LossConfig, index: int, at: LossContext) -> Tensor:
                 end_frac=loss.p_anneal_end_frac,
             )  # fmt: skip
             return importance_minimality_loss(
-                at.ci.upper_leaky, p, eps=loss.eps, beta=loss.beta, world_size=at.world_size, dropped=at.dropped
-            )
+                at.ci.upper_leaky, p, eps=loss.eps, beta=loss.beta, world_size=at.world_size, dropped=at.dropped,
+                by_hand=run.model.by_hand and run.model.perf.ci_kernel != "einsum",
+            )  # fmt: skip
         case c.UnmaskedReconLoss():
             return unmasked_recon_loss(run)
         case c.CIMaskedReconLoss():
@@ -175,7 +210,7 @@ def _compute(loss: c.LossConfig, index: int, at: LossContext) -> Tensor:
             kept = at.persistent[index]
             return persistent_pgd_recon_loss(
                 run, g, sampler=at.sampler, persistent=kept, n_updates=loss.n_updates, deltas=at.deltas,
-                router=router_of(loss.routing),
+                router=router_of(loss.routing), reduce=at.reduce, broadcast=at.broadcast,
             )  # fmt: skip
     raise ConfigError(f"a loss is one of those in spd.config.losses; got {loss!r}. Use one of them.")
 

@@ -1,26 +1,41 @@
 """The training loop: components and causal-importance functions of a frozen target."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from spd.config.losses import PersistentPGDReconLoss
+from spd.config.losses import FaithfulnessLoss, ImportanceMinimalityLoss, LossConfig, PersistentPGDReconLoss
 from spd.config.run import Config
 from spd.config.schedules import learning_rate
+from spd.drawing import PlannedCall
 from spd.errors import DivergenceError
 from spd.losses import LossContext, compute_losses, deltas_for, sources_of, total_loss
+from spd.metrics.alive import AlivenessTracker
 from spd.metrics.faithfulness import faithfulness_loss
+from spd.metrics.importance_minimality import annealed_p, importance_minimality_loss
 from spd.metrics.pgd_utils import PersistentSources
 from spd.metrics.target_run import TargetRun
 from spd.models.component_model import ComponentModel
 from spd.models.identity_insertion import insert_identities
+from spd.perf.compiling import compile_methods, compile_modules, compiled
+from spd.perf.cuda_graph import RecordedStep, refuse_what_cannot_be_recorded
+from spd.perf.memory import MemoryPolicy
+from spd.perf.precision import Precision
 from spd.sampling import SourceSampler
+from spd.traced import SEARCHING, traced_loss
 
 __all__ = ["StepLosses", "StepResult", "Trainer", "build_model", "faithfulness_warmup"]
+
+_ROW_BLOCK = 64
+"""Rows of a compiled step come in multiples of this where rows of zeros are left out."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +46,26 @@ class StepResult:
         losses: by name, means over microbatches.
         total: Σ coefficient · loss.
         importances: g of the last microbatch, by site.
+        at_zero: by site, g of a row of zeros and how many such rows were left out of the importances.
+        peaks: by site, the largest g of each component in each microbatch.
+        read: figures that were read already, see `Trainer.figures`.
     """
 
     losses: dict[str, Float[Tensor, ""]]
     total: Float[Tensor, ""]
     importances: dict[str, Float[Tensor, "... _"]]
+    at_zero: dict[str, tuple[Float[Tensor, " _"], int]] = field(default_factory=dict)
+    peaks: dict[str, Float[Tensor, "parts _"]] = field(default_factory=dict)
+    read: dict[str, float] = field(default_factory=dict)
 
 
-def build_model(target: nn.Module, config: Config) -> ComponentModel:
+def build_model(target: nn.Module, config: Config, *, output_attr: str | None = None) -> ComponentModel:
     """Decomposes a target as settings say.
 
     Args:
         target: the trained network; identities are inserted into it where the settings ask for them.
         config: the settings.
+        output_attr: of what the target returns: None = itself, an attribute's name, or "idx_0" for an element.
 
     Returns:
         The decomposed network, its parameters drawn from the settings' seed.
@@ -54,7 +76,7 @@ def build_model(target: nn.Module, config: Config) -> ComponentModel:
     insert_identities(target, config.identity_module_patterns)
     return ComponentModel(
         target, config.module_info, config.ci, sigmoid_type=config.sigmoid_type, tied_weights=config.tied_weights,
-        perf=config.perf, generator=torch.Generator().manual_seed(config.seed),
+        output_attr=output_attr, perf=config.perf, generator=torch.Generator().manual_seed(config.seed),
     )  # fmt: skip
 
 
@@ -89,6 +111,12 @@ class StepLosses(nn.Module):
 
     Attributes:
         persistent: sources that are kept between steps, by the place of their loss.
+        broadcast: makes shared sources what the first process drew; None on one.
+        at_zero: of the last microbatch, see `StepResult`.
+        phase: a context around each part of the work, for a profiler; None = nobody looks.
+
+    Raises:
+        ConfigError: a precision that the device does not have.
     """
 
     def __init__(
@@ -103,8 +131,16 @@ class StepLosses(nn.Module):
         super().__init__()
         self.model, self.config, self.sampler = model, config, sampler
         self.world_size, self.reduce = world_size, reduce
+        self.broadcast: Callable[[Tensor], Tensor] | None = None
         self.persistent: dict[int, PersistentSources] = {}
+        self.at_zero: dict[str, tuple[Tensor, int]] = {}
+        self.phase: Callable[[str], AbstractContextManager[object]] | None = None
+        self.precision = Precision(config.perf.amp, sampler.device)
         self._inert: bool | None = None if config.perf.row_dedup else False
+        self._names = _names_of(config.loss_metrics)
+        self._alone: dict[int, Callable[..., Tensor]] = {}
+        self._planned: PlannedCall | None = None
+        self._compile()
 
     def forward(
         self, batch: Shaped[Tensor, "..."], fraction: float
@@ -116,28 +152,106 @@ class StepLosses(nn.Module):
             fraction: of training done.
 
         Returns:
-            Σ coefficient · loss, the losses by name, and g by site.
+            Σ coefficient · loss; without gradients the losses by name, and g by site.
         """
-        config, model = self.config, self.model
-        positions, dropped = None, None
+        positions = None
         if self._inert is None:
             self._inert = self._zero_is_inert(batch)
         if self._inert:
-            kept = batch.any(-1)
-            positions, batch = batch.shape[0], batch[kept]
-            dropped = self._at_zero(positions - batch.shape[0])
-        run = TargetRun.of(model, batch, config.output_loss_type, positions=positions)
-        ci = model.calc_causal_importances(run.acts, config.sampling, sampler=self.sampler, known=run.known)
-        deltas = deltas_for(config.perf.delta_mode, config.use_delta_component, model.calc_weight_deltas)
-        context = LossContext(
-            run, ci, self.sampler, config.sampling, deltas,
-            (lambda: deltas) if isinstance(deltas, Mapping) else model.calc_weight_deltas,
-            n_mask_samples=config.n_mask_samples, fraction=fraction,
-            detach_pgd=config.perf.pgd_detach, persistent=self.persistent, dropped=dropped,
-            world_size=self.world_size, reduce=self.reduce,
-        )  # fmt: skip
-        values = compute_losses(config.loss_metrics, context)
-        return total_loss(config.loss_metrics, values), values, ci.lower_leaky
+            positions, batch = batch.shape[0], self._without_zeros(batch)
+        if self._planned is None:
+            total, values, g, at_zero = self._everything(self.sampler, batch, fraction, positions, self.persistent, {})
+        else:
+            started = sum(bool(kept.sources) for kept in self.persistent.values())
+            at = fraction if self.config.perf.pgd_schedule is not None else 0.0
+            total, values, g, at_zero = self._planned(
+                (tuple(batch.shape), started), self.sampler, batch, at, positions, self.persistent,
+                self._powers(fraction),
+            )  # fmt: skip
+        n = 0 if positions is None else positions - batch.shape[0]
+        self.at_zero = {name: (row, n) for name, row in at_zero.items()}
+        return total, values, g
+
+    def _everything(
+        self,
+        sampler: SourceSampler,
+        batch: Tensor,
+        fraction: float,
+        positions: int | None,
+        persistent: dict[int, PersistentSources],
+        powers: Mapping[int, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """What is compiled for `compile_step`: all from a batch and random numbers to the losses.
+
+        Numbers that change from step to step come as arguments, powers as tensors: of numbers that a module holds, a
+        compiler takes each value for a program of its own.
+        """
+        config, model = self.config, self.model
+        with self.precision.reduced():
+            with self._within("target"):
+                run = TargetRun.of(model, batch, config.output_loss_type, positions=positions)
+            with self._within("importances"):
+                ci = model.calc_causal_importances(run.acts, config.sampling, sampler=sampler, known=run.known)
+                dropped: dict[str, tuple[Tensor, int]] | None = None
+                at_zero: dict[str, Tensor] = {}
+                if positions is not None:
+                    dropped, at_zero = self._at_zero(positions - batch.shape[0])
+            with self._within("deltas"):
+                deltas = deltas_for(config.perf.delta_mode, config.use_delta_component, self._weight_deltas)
+            context = LossContext(
+                run, ci, sampler, config.sampling, deltas,
+                (lambda: deltas) if isinstance(deltas, Mapping) else self._weight_deltas,
+                n_mask_samples=config.n_mask_samples, fraction=fraction,
+                detach_pgd=config.perf.pgd_detach, pgd_schedule=config.perf.pgd_schedule,
+                pgd_batch_fraction=config.perf.pgd_batch_fraction, persistent=persistent, dropped=dropped,
+                world_size=self.world_size, reduce=self.reduce, broadcast=self.broadcast,
+            )  # fmt: skip
+            values = self._values(context, powers)
+            total = total_loss(config.loss_metrics, values)
+        # Only the total leads back to the parameters: what is shared among processes waits for all that an output
+        # leads to.
+        found = {name: value.detach() for name, value in values.items()}
+        return total, found, {name: g.detach() for name, g in ci.lower_leaky.items()}, at_zero
+
+    def _weight_deltas(self) -> Mapping[str, Tensor]:
+        """Differences of nearly equal numbers, which 16 bits cannot tell apart."""
+        with self.precision.full():
+            return self.model.calc_weight_deltas()
+
+    def _within(self, name: str) -> AbstractContextManager[object]:
+        return nullcontext() if self.phase is None or torch.compiler.is_compiling() else self.phase(name)
+
+    # --- one loss at a time -------------------------------------------------------------------------------------------
+
+    def _values(self, context: LossContext, powers: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        losses = self.config.loss_metrics
+        if self.phase is None and not self._alone:
+            return compute_losses(losses, context)
+        found = {}
+        for index, name in enumerate(self._names):
+            with self._within(name):
+                found[name] = self._value(index, context, powers.get(index))
+        return found
+
+    def _value(self, index: int, context: LossContext, power: Tensor | None) -> Tensor:
+        if index in self._alone:
+            return self._alone[index](context, power)
+        persistent = context.persistent
+        kept = {0: persistent[index]} if index in persistent else {}
+        (value,) = compute_losses((self.config.loss_metrics[index],), replace(context, persistent=kept)).values()
+        if kept:
+            persistent[index] = kept[0]
+        return value
+
+    # --- rows of zeros ------------------------------------------------------------------------------------------------
+
+    def _without_zeros(self, batch: Tensor) -> Tensor:
+        """The rows that are not all zeros. For a compiled step some zeros stay, so that few shapes occur."""
+        kept = batch.any(-1)
+        if self._planned is None:
+            return batch[kept]
+        rows = min(batch.shape[0], -(-int(kept.sum()) // _ROW_BLOCK) * _ROW_BLOCK)
+        return batch[kept.logical_not().argsort(stable=True)[:rows]]
 
     def _zero_is_inert(self, batch: Tensor) -> bool:
         """Whether an input of zeros reaches every site as zeros: masks then change nothing there."""
@@ -146,13 +260,82 @@ class StepLosses(nn.Module):
         run = TargetRun.of(self.model, torch.zeros_like(batch[:1]), self.config.output_loss_type)
         return all(not bool(x.any()) for x in run.acts.values())
 
-    def _at_zero(self, n: int) -> dict[str, tuple[Tensor, int]]:
+    def _at_zero(self, n: int) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Tensor]]:
+        """ḡ of a row of zeros and how many there are; without gradients, g."""
         zeros = {
             name: torch.zeros(1, components.V.shape[0], device=components.V.device, dtype=components.V.dtype)
             for name, components in self.model.components.items()
         }
         ci = self.model.calc_causal_importances(zeros)
-        return {name: (g[0], n) for name, g in ci.upper_leaky.items()}
+        return (
+            {name: (g[0], n) for name, g in ci.upper_leaky.items()},
+            {name: g[0].detach() for name, g in ci.lower_leaky.items()},
+        )
+
+    # --- compilation --------------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        perf, model, losses = self.config.perf, self.model, self.config.loss_metrics
+        if perf.compile_step:
+            for index, loss in enumerate(losses):
+                if isinstance(loss, SEARCHING) and perf.pgd_batch_fraction == 1:
+                    self._alone[index] = partial(_searching, loss, index)
+                elif isinstance(loss, ImportanceMinimalityLoss) and loss.p_anneal_final_p is not None:
+                    self._alone[index] = partial(_minimality, loss, importance_minimality_loss)
+            self._planned = PlannedCall(self._everything, perf.compile_mode)
+            return
+        if perf.compile_ci_fns:
+            compile_modules(model.ci_fns.values(), perf.compile_mode)
+        if perf.compile_components:
+            parts = model.components.values()
+            compile_modules(parts, perf.compile_mode)
+            compile_methods(parts, ("get_inner_acts", "from_inner_acts", "folded", "unmasked"), perf.compile_mode)
+        if perf.compile_target:
+            compile_modules([model.target_model], perf.compile_mode)
+        if perf.compile_losses:
+            for index, loss in enumerate(losses):
+                if isinstance(loss, FaithfulnessLoss):
+                    self._alone[index] = partial(_faithfulness, compiled(faithfulness_loss, perf.compile_mode))
+                elif isinstance(loss, ImportanceMinimalityLoss):
+                    minimality = compiled(importance_minimality_loss, perf.compile_mode)
+                    self._alone[index] = partial(_minimality, loss, minimality)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a loss depends on how far training has come."""
+        return self.config.perf.pgd_schedule is not None or bool(self._powers(0.0))
+
+    def _powers(self, fraction: float) -> dict[int, Tensor]:
+        """The powers that change as training goes on, on the device."""
+        return {
+            index: torch.full((), _power(loss, fraction), device=self.sampler.device)
+            for index, loss in enumerate(self.config.loss_metrics)
+            if isinstance(loss, ImportanceMinimalityLoss) and loss.p_anneal_final_p is not None
+        }
+
+
+def _power(loss: ImportanceMinimalityLoss, fraction: float) -> float:
+    return annealed_p(
+        fraction, loss.pnorm, start_frac=loss.p_anneal_start_frac, final_p=loss.p_anneal_final_p,
+        end_frac=loss.p_anneal_end_frac,
+    )  # fmt: skip
+
+
+def _searching(loss: LossConfig, index: int, at: LossContext, power: Tensor | None) -> Tensor:
+    return traced_loss(loss, index, at)
+
+
+def _faithfulness(function: Callable[..., Tensor], at: LossContext, power: Tensor | None) -> Tensor:
+    return function(at.weight_deltas())
+
+
+def _minimality(
+    loss: ImportanceMinimalityLoss, function: Callable[..., Tensor], at: LossContext, power: Tensor | None
+) -> Tensor:
+    return function(
+        at.ci.upper_leaky, _power(loss, at.fraction) if power is None else power, eps=loss.eps, beta=loss.beta,
+        world_size=at.world_size, dropped=at.dropped,
+    )  # fmt: skip
 
 
 class Trainer:
@@ -167,7 +350,14 @@ class Trainer:
 
     Attributes:
         step_count: steps taken.
-        losses: all losses of a microbatch; whatever stands in for it is called with the same arguments.
+        losses: all losses of a microbatch; whatever stands in for it is called with the same arguments, and, where it
+            has a context `no_sync`, within it for all microbatches of a step but the last.
+        optimizer: AdamW, for components and causal-importance functions.
+        memory: gives memory back.
+        alive: which components are still in use. Among several processes it needs a `reduce`.
+
+    Raises:
+        ConfigError: switches that contradict each other, or that the device does not have.
     """
 
     def __init__(
@@ -183,6 +373,11 @@ class Trainer:
         self.step_count = 0
         self.own_losses = StepLosses(model, config, sampler, world_size=world_size, reduce=reduce)
         self.losses: Callable[..., Any] = self.own_losses
+        self.precision = self.own_losses.precision
+        self.memory = MemoryPolicy(config.perf, sampler.device)
+        self.alive = AlivenessTracker(
+            model.module_to_c, config.n_examples_until_dead, config.ci_alive_threshold, config.batch_size
+        )
         self._component_parameters = list(model._components.parameters())
         self._ci_parameters = list(model._ci_fns.parameters())
         tied = model.tied_parameters
@@ -196,50 +391,169 @@ class Trainer:
             "foreach": {"foreach": True},
             "fused": {"fused": True},
         }
+        if config.perf.cuda_graph:
+            refuse_what_cannot_be_recorded(
+                config.perf, sampler.device, accumulates=config.gradient_accumulation_steps > 1,
+                changes=self.own_losses.changes,
+                keeps_sources=any(isinstance(loss, PersistentPGDReconLoss) for loss in config.loss_metrics),
+                ranks=world_size,
+            )  # fmt: skip
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=config.lr_schedule.start_val, weight_decay=0.0,
-            **how[config.perf.optimizer],
+            capturable=config.perf.cuda_graph, **how[config.perf.optimizer],
         )  # type: ignore[arg-type]  # fmt: skip
+        self._recorded: tuple[int, RecordedStep] | None = None
 
     @property
     def persistent(self) -> dict[int, PersistentSources]:
         """Sources that are kept between steps, by the place of their loss."""
         return self.own_losses.persistent
 
-    def step(self, batches: Iterator[Shaped[Tensor, "..."]]) -> StepResult:
+    def step(self, batches: Iterator[Shaped[Tensor, "..."]], *, log: bool = False) -> StepResult:
         """One step over as many microbatches as the settings say.
+
+        Without `lazy_metrics` all figures are read from the device at every step, one by one, as the original does;
+        with it they are read when they are to be logged, at once.
 
         Args:
             batches: where they come from.
+            log: figures of this step will be logged.
 
         Returns:
             What it computed.
+
+        Raises:
+            torch.OutOfMemoryError: also after memory was given back, where the settings say "on_oom".
         """
-        config, parts = self.config, self.config.gradient_accumulation_steps
-        rate = learning_rate(config.lr_schedule, self.step_count, config.steps)
+        rate = learning_rate(self.config.lr_schedule, self.step_count, self.config.steps)
+        self._set_rate(rate)
+        if self.config.perf.cuda_graph:
+            result = self._replayed(batches)
+        else:
+            retries = self.memory.retries and self.own_losses.world_size == 1
+            result = self._twice_if_needed(batches) if retries else self._gradients(batches)
+            self._update()
+        self.step_count += 1
+        self.alive.watch(result.peaks)
+        if not self.config.perf.lazy_metrics:
+            result.read.update({name: value.item() for name, value in self._scalars(result).items()})
+        elif log:
+            self.figures(result)
+        return result
+
+    def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            if not self.config.perf.cuda_graph:
+                group["lr"] = rate * group["factor"]
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["factor"])
+            else:
+                group["lr"] = torch.full((), rate * group["factor"], device=self.sampler.device)
+
+    def _replayed(self, batches: Iterator[Tensor]) -> StepResult:
+        """A step from a recording, which is made anew where training went on from elsewhere."""
+
+        def step(batch: Tensor) -> StepResult:
+            result = self._gradients(iter([batch]))
+            self._update()
+            return result
+
+        if self._recorded is None or self._recorded[0] != self.step_count:
+            self._recorded = (self.step_count, RecordedStep(step, self.sampler.generator))
+        recorded = self._recorded[1]
+        found: StepResult = recorded(next(batches))
+        self._recorded = (self.step_count + 1, recorded)
+        # Copies: the next replay writes to the same places.
+        return replace(
+            found, total=found.total.clone(), read={}, losses=_copies(found.losses), peaks=_copies(found.peaks),
+            importances=_copies(found.importances),
+        )  # fmt: skip
+
+    def _gradients(self, batches: Iterator[Tensor]) -> StepResult:
+        parts, fraction = self.config.gradient_accumulation_steps, self.step_count / self.config.steps
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         total: Tensor | None = None
         importances: dict[str, Tensor] = {}
-        for _ in range(parts):
-            one, values, g = self.losses(next(batches), self.step_count / config.steps)
-            one = one / parts
-            one.backward()  # type: ignore[no-untyped-call]
+        found: list[dict[str, Tensor]] = []
+        alone = getattr(self.losses, "no_sync", nullcontext)
+        for part in range(parts):
+            with nullcontext() if part == parts - 1 else alone():
+                one, values, importances = self.losses(next(batches), fraction)
+                one = one / parts
+                with self.own_losses._within("backward"):
+                    self.precision.backward(one)
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() / parts
+                sums[name] = sums.get(name, 0.0) + value / parts
             total = one.detach() if total is None else total + one.detach()
-            importances = {name: one_g.detach() for name, one_g in g.items()}
-        for parameters, limit in (
-            (self._component_parameters, config.grad_clip_norm_components),
-            (self._ci_parameters, config.grad_clip_norm_ci_fns),
-        ):
-            if limit is not None:
-                nn.utils.clip_grad_norm_(parameters, limit)
-        self.optimizer.step()
-        self.step_count += 1
-        return StepResult(sums, cast(Tensor, total), importances)
+            found.append(_peaks(importances, self.own_losses.at_zero))
+        peaks = {name: torch.stack([one[name] for one in found]) for name in importances}
+        return StepResult(sums, cast(Tensor, total), importances, self.own_losses.at_zero, peaks)
+
+    def _twice_if_needed(self, batches: Iterator[Tensor]) -> StepResult:
+        """Once more with the same batches and random numbers where memory ran out, after what there is was collected.
+
+        Among several processes this would leave the others waiting; there the error goes on at once.
+        """
+        seen: list[Tensor] = []
+        state = self.sampler.state_dict()
+        kept = {index: sources.state_dict() for index, sources in self.persistent.items()}
+        try:
+            return self._gradients(_noted(batches, seen))
+        except torch.OutOfMemoryError:
+            pass
+        # Only here is the error, with the frames and tensors that it holds, let go.
+        self.optimizer.zero_grad()
+        self.memory.give_back()
+        self.sampler.load_state_dict(state)
+        for index in list(self.persistent):
+            if index in kept:
+                self.persistent[index].load_state_dict(kept[index])
+            else:
+                del self.persistent[index]
+        return self._gradients(chain(seen, batches))
+
+    def _update(self) -> None:
+        with self.own_losses._within("optimizer"):
+            self.precision.unscale(self.optimizer)
+            for parameters, limit in (
+                (self._component_parameters, self.config.grad_clip_norm_components),
+                (self._ci_parameters, self.config.grad_clip_norm_ci_fns),
+            ):
+                if limit is not None:
+                    nn.utils.clip_grad_norm_(parameters, limit)
+            self.precision.step(self.optimizer)
+
+    def _scalars(self, result: StepResult) -> dict[str, Tensor]:
+        """Figures of a step, on the device."""
+        found = {f"loss/{name}": value for name, value in result.losses.items()}
+        found["loss/total"] = result.total
+        threshold = self.config.ci_alive_threshold
+        for name, g in result.importances.items():
+            active, rows = (g > threshold).sum(), g[..., 0].numel()
+            if name in result.at_zero:
+                row, n = result.at_zero[name]
+                active, rows = active + n * (row > threshold).sum(), rows + n
+            found[f"L0/{name}"] = active / rows
+        return found
+
+    def figures(self, result: StepResult) -> dict[str, float]:
+        """Figures of a step, for a log: losses, and L0, the mean number of components above the threshold, by site.
+
+        Args:
+            result: of the step.
+
+        Returns:
+            By name: "loss/…", "loss/total", "L0/…", "alive/…" (components that are in use, after the last step) and
+            "lr". What was not read before is read from the device in one transfer.
+        """
+        if "lr" not in result.read:
+            scalars = {} if result.read else self._scalars(result)
+            scalars |= {f"alive/{name}": n for name, n in self.alive.n_alive().items()}
+            numbers = torch.stack([value.double() for value in scalars.values()]).tolist()
+            result.read.update(zip(scalars, numbers, strict=True))
+            result.read["lr"] = float(self.optimizer.param_groups[0]["lr"])
+        return dict(result.read)
 
     def persistent_sources(self, index: int) -> PersistentSources:
         """Sources for a loss of the settings, to be filled.
@@ -254,18 +568,62 @@ class Trainer:
         assert isinstance(loss, PersistentPGDReconLoss)
         return sources_of(loss)
 
-    def check(self, result: StepResult) -> None:
+    def check(self, figures: Mapping[str, float]) -> None:
         """Refuses to go on where a loss is not finite.
 
         Args:
-            result: of a step.
+            figures: of a step, see `figures`.
 
         Raises:
             DivergenceError: names the losses.
         """
-        broken = [name for name, value in result.losses.items() if not bool(value.isfinite())]
+        losses = {name.removeprefix("loss/"): value for name, value in figures.items() if name.startswith("loss/")}
+        broken = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
         if broken:
             raise DivergenceError(
                 f"a loss is a finite number; at step {self.step_count - 1} {', '.join(broken)} is not. The last "
                 "checkpoint is whole: go on from it with a smaller learning rate, or with gradients clipped."
             )
+
+    def check_parameters(self) -> None:
+        """Refuses to go on where a parameter is not finite, so that no checkpoint holds one.
+
+        Raises:
+            DivergenceError: names the first.
+        """
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        finite = torch.stack([p.detach().isfinite().all() for _, p in named]).tolist()
+        broken = [name for (name, _), is_finite in zip(named, finite, strict=True) if not is_finite]
+        if broken:
+            raise DivergenceError(
+                f"a parameter is finite; after step {self.step_count - 1} {broken[0]} is not. The last checkpoint is "
+                "whole: go on from it with a smaller learning rate, or with gradients clipped."
+            )
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def _peaks(importances: Mapping[str, Tensor], at_zero: Mapping[str, tuple[Tensor, int]]) -> dict[str, Tensor]:
+    """The largest importance of each component, rows that were left out included."""
+    found = {}
+    for name, g in importances.items():
+        rows = g.flatten(0, -2)
+        if name in at_zero and at_zero[name][1]:
+            rows = torch.cat([rows, at_zero[name][0].unsqueeze(0)])
+        found[name] = rows.amax(0)
+    return found
+
+
+def _names_of(losses: Sequence[LossConfig]) -> list[str]:
+    """As `compute_losses` names them."""
+    kinds = [str(loss.classname) for loss in losses]
+    counts = [kinds[: place + 1].count(kind) for place, kind in enumerate(kinds)]
+    return [kind if count == 1 else f"{kind}_{count}" for kind, count in zip(kinds, counts, strict=True)]
+
+
+def _noted(batches: Iterator[Tensor], seen: list[Tensor]) -> Iterator[Tensor]:
+    for batch in batches:
+        seen.append(batch)
+        yield batch

@@ -22,6 +22,7 @@ from spd.config.perf import PerfConfig
 from spd.config.schedules import LrSchedule
 from spd.config.tasks import TaskConfig
 from spd.errors import ConfigError
+from spd.files import write_whole
 
 __all__ = ["Config", "read_config", "write_config"]
 
@@ -166,6 +167,5 @@ def write_config(config: Config, path: Path) -> None:
         config: the settings.
         path: the file.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

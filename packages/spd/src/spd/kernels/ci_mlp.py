@@ -1,58 +1,84 @@
-"""The scalar network of each component, z_c = w2_c · gelu(w1_c h_c + b1_c) + b2_c, in three forms.
+"""The scalar network of each component, z_c = w2_c · gelu(w1_c h_c + b1_c) + b2_c, in four forms.
 
 =========== ==========================================================================================================
 einsum      two contractions and a GELU between them, as the original does: several tensors of rows × C × H
 broadcast   the same as products and a sum
-recompute   row block by row block, and once more in the backward pass, so that only h is kept: rows × C
+recompute   block by block, and once more in the backward pass, so that only h is kept: rows × C. Within a block rows
+            come last, so that sums over rows run along memory and those over hidden units are small matrix products
+triton      the same idea as one kernel a pass, for a GPU; see `spd.kernels.ci_mlp_triton`
 =========== ==========================================================================================================
 
-Legend: N rows, C components, H hidden units; x = w1 h + b1, a = gelu(x).
+Legend: N rows, C components, H hidden units; x = w1 h + b1, a = gelu(x). In a block C and N stand for parts of them.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 __all__ = ["CiKernel", "scalar_mlp"]
 
-CiKernel = Literal["einsum", "broadcast", "recompute"]
+CiKernel = Literal["einsum", "broadcast", "recompute", "triton"]
 
-_BLOCK_ELEMENTS = 1 << 17
-"""Elements of a row block's hidden layer: two such tensors fit a core's second-level cache."""
+_BLOCK_ELEMENTS = 1 << 19
+"""Elements of a block's hidden layer: two of them are used over and over, and stay in the caches."""
 
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_NC: Tensor, w1_CH: Tensor, b1_CH: Tensor, w2_CH: Tensor) -> Tensor:
-        z_NC = torch.empty_like(h_NC)
-        for rows in _row_blocks(h_NC, w1_CH.shape[1]):
-            a = functional.gelu(torch.addcmul(b1_CH, h_NC[rows].unsqueeze(-1), w1_CH))
-            torch.sum(a.mul_(w2_CH), -1, out=z_NC[rows])
+    def forward(ctx: Any, h_NC: Tensor, w1_CH: Tensor, b1_CH: Tensor, w2_CH: Tensor, b2_C: Tensor) -> Tensor:
+        h_C1N = h_NC.t().contiguous().unsqueeze(1)
+        z_C1N = torch.empty_like(h_C1N)
+        w1_CH1, b1_CH1, w2_C1H = w1_CH.unsqueeze(-1), b1_CH.unsqueeze(-1), w2_CH.unsqueeze(1)
+        for at, (a_CHN,) in _blocks(h_C1N, w1_CH.shape[1], 1):
+            c = at[0]
+            torch.mul(w1_CH1[c], h_C1N[at], out=a_CHN).add_(b1_CH1[c])
+            torch.ops.aten.gelu_(a_CHN)
+            z_C1N[at] = torch.bmm(w2_C1H[c], a_CHN)
         ctx.save_for_backward(h_NC, w1_CH, b1_CH, w2_CH)
-        return z_NC
+        return torch.add(z_C1N.squeeze(1).t(), b2_C, out=torch.empty_like(h_NC, memory_format=torch.contiguous_format))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         (dz_NC,), (h_NC, w1_CH, b1_CH, w2_CH) = gradients, ctx.saved_tensors
-        dh_NC = torch.empty_like(h_NC)
+        h_C1N, dz_C1N = (t.t().contiguous().unsqueeze(1) for t in (h_NC, dz_NC))
+        dh_C1N = torch.empty_like(h_C1N)
         dw1_CH, db1_CH, dw2_CH = (torch.zeros_like(w) for w in (w1_CH, b1_CH, w2_CH))
-        for rows in _row_blocks(h_NC, w1_CH.shape[1]):
-            h, dz = h_NC[rows].unsqueeze(-1), dz_NC[rows].unsqueeze(-1)
-            x = torch.addcmul(b1_CH, h, w1_CH)
-            dw2_CH += functional.gelu(x).mul_(dz).sum(0)
-            dx = torch.ops.aten.gelu_backward(dz * w2_CH, x)
-            db1_CH += dx.sum(0)
-            torch.sum(dx * w1_CH, -1, out=dh_NC[rows])
-            dw1_CH += dx.mul_(h).sum(0)
-        return dh_NC, dw1_CH, db1_CH, dw2_CH
+        w1_CH1, b1_CH1, w2_CH1, w1_C1H = (
+            w1_CH.unsqueeze(-1),
+            b1_CH.unsqueeze(-1),
+            w2_CH.unsqueeze(-1),
+            w1_CH.unsqueeze(1),
+        )
+        for at, (x_CHN, dx_CHN) in _blocks(h_C1N, w1_CH.shape[1], 2):
+            c, h, dz = at[0], h_C1N[at], dz_C1N[at]
+            torch.mul(w1_CH1[c], h, out=x_CHN).add_(b1_CH1[c])
+            dw2_CH[c] += torch.ops.aten.gelu.out(x_CHN, out=dx_CHN).mul_(dz).sum(-1)
+            torch.mul(w2_CH1[c], dz, out=dx_CHN)
+            torch.ops.aten.gelu_backward.grad_input(dx_CHN, x_CHN, grad_input=dx_CHN)
+            db1_CH[c] += dx_CHN.sum(-1)
+            dh_C1N[at] = torch.bmm(w1_C1H[c], dx_CHN)
+            dw1_CH[c] += dx_CHN.mul_(h).sum(-1)
+        return dh_C1N.squeeze(1).t(), dw1_CH, db1_CH, dw2_CH, dz_NC.sum(0)
 
 
-def _row_blocks(h_NC: Tensor, hidden: int) -> list[slice]:
-    step = max(1, _BLOCK_ELEMENTS // (h_NC.shape[1] * hidden))
-    return [slice(start, start + step) for start in range(0, h_NC.shape[0], step)]
+def _blocks(h_C1N: Tensor, hidden: int, buffers: int) -> Iterator[tuple[tuple[slice, slice, slice], list[Tensor]]]:
+    """Parts of C and of N, each with room for so many hidden layers, which the next part uses again."""
+    c, _, n = h_C1N.shape
+    rows = max(1, min(n, _BLOCK_ELEMENTS // hidden))
+    parts = max(1, _BLOCK_ELEMENTS // (rows * hidden))
+    room: list[Tensor] = []
+    for row in range(0, n, rows):
+        for part in range(0, c, parts):
+            shape = (min(parts, c - part), hidden, min(rows, n - row))
+            if not room or room[0].shape != shape:
+                room = [h_C1N.new_empty(shape) for _ in range(buffers)]
+            yield (slice(part, part + parts), slice(None), slice(row, row + rows)), room
 
 
 def scalar_mlp(
@@ -75,6 +101,9 @@ def scalar_mlp(
 
     Returns:
         z.
+
+    Raises:
+        ConfigError: the Triton form where it cannot run.
     """
     if kernel == "einsum":
         x = torch.einsum("...ci,cio->...co", h.unsqueeze(-1), w1) + b1
@@ -82,6 +111,10 @@ def scalar_mlp(
     if kernel == "broadcast":
         x = torch.addcmul(b1, h.unsqueeze(-1), w1.squeeze(1))
         return (functional.gelu(x) * w2.squeeze(-1)).sum(-1) + b2.squeeze(-1)
-    flat = h.reshape(-1, h.shape[-1])
-    z = cast(Tensor, _Recompute.apply(flat, w1.squeeze(1), b1, w2.squeeze(-1)))
-    return z.view(h.shape) + b2.squeeze(-1)
+    flat = h.reshape(-1, h.shape[-1]).to(w1.dtype)
+    weights = w1.squeeze(1), b1, w2.squeeze(-1), b2.squeeze(-1)
+    if kernel == "triton":
+        from spd.kernels.ci_mlp_triton import scalar_mlp_triton  # imported only where it is used
+
+        return scalar_mlp_triton(flat, *weights).view(h.shape)
+    return cast(Tensor, _Recompute.apply(flat, *weights)).view(h.shape)

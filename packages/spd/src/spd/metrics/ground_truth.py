@@ -16,7 +16,14 @@ from torch import Tensor
 
 from spd.models.components import Components
 
-__all__ = ["DirectionMatch", "dense_ci_error", "direction_match", "identity_ci_error", "identity_order"]
+__all__ = [
+    "DirectionMatch",
+    "dense_ci_error",
+    "direction_match",
+    "direction_scores",
+    "identity_ci_error",
+    "identity_order",
+]
 
 _EXACT_BELOW = 500
 
@@ -108,8 +115,31 @@ class DirectionMatch:
     ml2r: float
 
 
-def direction_match(weight: Float[Tensor, "d_out d_in"], components: Components) -> DirectionMatch:
+def direction_scores(
+    weight: Float[Tensor, "d_out d_in"], components: Components
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Compares the columns of a weight with what each component does to a single feature, V[j, c] U[c].
+
+    That vector points along U[c] or against it, and is |V[j, c]| ‖U[c]‖ long: it is never made.
+
+    Args:
+        weight: the target's.
+        components: of it.
+
+    Returns:
+        Mean max cosine similarity and mean length ratio, on the weight's device.
+    """
+    v, u = components.V.detach(), components.U.detach()
+    columns = torch.nn.functional.normalize(weight.detach().T, dim=1)  # features, d_out
+    along = columns @ torch.nn.functional.normalize(u, dim=1).T  # features, C
+    best = (v.sign() * along).max(1)
+    lengths = v.abs() * u.norm(dim=1)
+    ratio = lengths.gather(1, best.indices.unsqueeze(1)).squeeze(1) / weight.detach().norm(dim=0)
+    return best.values.mean(), ratio.mean()
+
+
+def direction_match(weight: Float[Tensor, "d_out d_in"], components: Components) -> DirectionMatch:
+    """The same as plain numbers; see `direction_scores`.
 
     Args:
         weight: the target's.
@@ -118,11 +148,5 @@ def direction_match(weight: Float[Tensor, "d_out d_in"], components: Components)
     Returns:
         Mean max cosine similarity and mean length ratio.
     """
-    v, u = components.V.detach(), components.U.detach()
-    columns = torch.nn.functional.normalize(weight.detach().T, dim=1)  # features, d_out
-    parts = v.unsqueeze(-1) * u.unsqueeze(0)  # features, C, d_out
-    lengths = parts.norm(dim=-1)
-    cosine = (parts * columns.unsqueeze(1)).sum(-1) / lengths.clamp_min(1e-12)
-    best = cosine.max(1)
-    ratio = lengths.gather(1, best.indices.unsqueeze(1)).squeeze(1) / weight.detach().norm(dim=0)
-    return DirectionMatch(best.values.mean().item(), ratio.mean().item())
+    mmcs, ml2r = direction_scores(weight, components)
+    return DirectionMatch(mmcs.item(), ml2r.item())

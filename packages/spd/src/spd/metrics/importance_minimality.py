@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spd.kernels.importances import power
+
 __all__ = ["annealed_p", "importance_minimality_loss"]
 
 
@@ -36,12 +38,13 @@ def annealed_p(
 
 def importance_minimality_loss(
     upper_leaky: Mapping[str, Float[Tensor, "... _"]],
-    p: float,
+    p: float | Float[Tensor, ""],
     *,
     eps: float = 1e-12,
     beta: float = 0.0,
     world_size: int = 1,
     dropped: Mapping[str, tuple[Float[Tensor, " _"], int]] | None = None,
+    by_hand: bool = False,
 ) -> Float[Tensor, ""]:
     """(1 / N) Σ_sites Σ_positions Σ_c (ḡ + ε)^p, N positions; not divided by the number of sites.
 
@@ -55,6 +58,7 @@ def importance_minimality_loss(
         beta: β.
         world_size: ranks, whose batches are of this size.
         dropped: by site, ḡ of one position that stands for others which were left out, and how many those are.
+        by_hand: take the power's gradient from `spd.kernels.importances`.
 
     Returns:
         The loss.
@@ -62,13 +66,18 @@ def importance_minimality_loss(
     >>> importance_minimality_loss({"a": torch.tensor([[1.0, 0.5], [0.0, 0.5]])}, 1.0).item()
     1.0
     """
+
+    def powers(values: Tensor) -> Tensor:
+        above_zero = values.float() + eps
+        return power(above_zero, p) if by_hand and eps > 0 and isinstance(p, float) else above_zero.pow(p)
+
     total = None
     for name, values in upper_leaky.items():
         positions = values[..., 0].numel()
-        sums = (values.float() + eps).pow(p).flatten(0, -2).sum(0)
+        sums = powers(values).flatten(0, -2).sum(0)
         if dropped is not None:
             one, n = dropped[name]
-            sums, positions = sums + n * (one.float() + eps).pow(p), positions + n
+            sums, positions = sums + n * powers(one), positions + n
         means = sums / positions
         if beta:
             means = means * (1 + beta * torch.log2(1 + sums * world_size))

@@ -5,15 +5,16 @@ Sums and divisors are kept apart, so that they can be added over masks, sites, m
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spd.errors import ConfigError
 
-__all__ = ["OutputLossType", "SumAndCount", "added", "output_loss"]
+__all__ = ["OutputLossType", "SumAndCount", "added", "divergence", "output_loss"]
 
 OutputLossType = Literal["mse", "kl"]
 
@@ -91,3 +92,39 @@ def output_loss(
         log_p = torch.log_softmax(target.float(), dim=-1)
         return SumAndCount((log_p.exp() * (log_p - log_q)).sum(), positions)
     raise ConfigError(f"an output loss is mse or kl; got {kind!r}. Name one of them.")
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, log_p: Tensor) -> Tensor:
+        log_q = torch.log_softmax(pred.float(), dim=-1)
+        p = log_p.exp()
+        ctx.save_for_backward(log_q, p)
+        ctx.dtype = pred.dtype
+        return torch.sub(log_p, log_q).mul_(p).sum()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        log_q, p = ctx.saved_tensors
+        return log_q.exp().sub_(p).mul_(gradients[0]).to(ctx.dtype), None
+
+
+def divergence(
+    pred: Float[Tensor, "... d"], log_p: Float[Tensor, "... d"], *, positions: int | None = None
+) -> SumAndCount:
+    """The "kl" of `output_loss` from logarithms of the target's probabilities, with its gradient q − p by hand.
+
+    Args:
+        pred: logits of the decomposed network.
+        log_p: log softmax(target).
+        positions: see `output_loss`.
+
+    Returns:
+        The sum, divided by the number of positions.
+
+    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 0.5]]).log()).mean.item()
+    0.0
+    """
+    positions = pred[..., 0].numel() if positions is None else positions
+    return SumAndCount(cast(Tensor, _Divergence.apply(pred, log_p)), positions)

@@ -1,6 +1,6 @@
 """Reconstruction losses under masks that an adversary chose: full, layerwise, subset, and with persistent sources."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jaxtyping import Float
 from torch import Tensor
@@ -90,6 +90,8 @@ def persistent_pgd_recon_loss(
     n_updates: int = 1,
     deltas: Deltas = None,
     router: Router = route_everywhere,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    broadcast: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss at sources that are kept between steps, after some steps of ascent from where they were.
 
@@ -101,19 +103,21 @@ def persistent_pgd_recon_loss(
         n_updates: steps of ascent.
         deltas: Δ by site, folded, or None.
         router: where the components stand in.
+        reduce: combines the gradients of shared sources over ranks; None on one process.
+        broadcast: makes shared sources what the first rank drew; None on one process.
 
     Returns:
         The loss.
     """
     positions = next(iter(importances.values())).shape[:-1]
-    persistent.start(importances, sampler)
+    persistent.start(importances, sampler, broadcast)
     routing = router(tuple(importances), positions, sampler)
     free = {name: importance.detach() for name, importance in importances.items()}
 
     def loss(at: Importances, kept: Sources | None) -> SumAndCount:
         infos = mask_infos_of(at, persistent.values(positions, kept), deltas, routing)
-        return run.masked(infos)
+        return run.masked(infos, searching=kept is not None)
 
     for _ in range(n_updates):
-        persistent.update(lambda kept: loss(free, kept))
+        persistent.update(lambda kept: loss(free, kept), reduce)
     return loss(importances, None).mean

@@ -7,8 +7,9 @@ the components. Persistent sources go on from step to step instead of starting a
 enough.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spd.errors import ConfigError
+from spd.errors import ConfigError, SamplingError
 from spd.metrics.output_loss import SumAndCount
 from spd.metrics.target_run import TargetRun
 from spd.models.component_model import ComponentModel
-from spd.models.masks import FOLDED, ComponentsMaskInfo, Deltas, make_mask_infos, mask_of
+from spd.models.masks import FOLDED, ComponentsMaskInfo, Deltas, Interpolated, make_mask_infos
 from spd.routing import Router, Routing, route_everywhere
 from spd.sampling import SourceSampler
 
@@ -53,6 +54,10 @@ class Attack:
         mask_scope: one set of sources for the whole batch, or one for each position.
         detach: search without the gradients of the parameters, which the search does not need.
         reduce: combines a shared source's gradient over ranks; None on one process.
+        broadcast: makes a shared source what the first rank drew; None on one process.
+        check: look in each pass whether sources are within [0, 1], as the original does.
+        batch_fraction: share of the batch, its first examples, that is searched on. Shared sources found there are then
+            judged on the whole batch, sources of single positions on that share.
     """
 
     step_size: float
@@ -61,6 +66,9 @@ class Attack:
     mask_scope: MaskScope = "shared_across_batch"
     detach: bool = False
     reduce: Callable[[Tensor], Tensor] | None = None
+    broadcast: Callable[[Tensor], Tensor] | None = None
+    check: bool = False
+    batch_fraction: float = 1.0
 
 
 def initial_sources(importances: Importances, init: PGDInit, scope: MaskScope, sampler: SourceSampler) -> Sources:
@@ -98,12 +106,14 @@ def mask_infos_of(
         routing: where the components stand in.
 
     Returns:
-        Masks by site.
+        Masks by site; where Δ is folded, as g and s.
     """
-    masks, delta_masks = {}, {}
+    masks: dict[str, Tensor | Interpolated] = {}
+    delta_masks = {}
     for name, importance in importances.items():
         source = sources[name]
-        masks[name] = mask_of(importance, source[..., :-1])
+        mask = Interpolated(importance, source[..., :-1])
+        masks[name] = mask if deltas == FOLDED else mask.mask
         if deltas is not None:
             delta = None if deltas == FOLDED else deltas[name]
             delta_masks[name] = (delta, source[..., -1].expand(importance.shape[:-1]))
@@ -155,12 +165,9 @@ def ascend(
     shared = attack.mask_scope == "shared_across_batch"
     for _ in range(attack.n_steps):
         tried = {name: source.detach().requires_grad_() for name, source in sources.items()}
-        if attack.detach:
-            with _without_parameters(model):
-                value = loss(importances, deltas, tried).mean
-        else:
+        with _without_parameters(model) if attack.detach else nullcontext():
             value = loss(importances, deltas, tried).mean
-        gradients = torch.autograd.grad(value, list(tried.values()), allow_unused=True)
+            gradients = torch.autograd.grad(value, list(tried.values()), allow_unused=True)
         sources = {}
         for (name, source), gradient in zip(tried.items(), gradients, strict=True):
             if gradient is None:
@@ -195,13 +202,42 @@ def pgd_sum(
         Sum and divisor, with gradients for importances and parameters, none for the sources.
     """
     sources = initial_sources(importances, attack.init, attack.mask_scope, sampler)
-    routing = router(tuple(importances), next(iter(importances.values())).shape[:-1], sampler)
+    if attack.broadcast is not None and attack.mask_scope == "shared_across_batch":
+        sources = {name: attack.broadcast(source) for name, source in sources.items()}
+    positions = next(iter(importances.values())).shape[:-1]
+    routing = router(tuple(importances), positions, sampler)
+    whole = run, importances, routing
+    part = whole
+    if attack.batch_fraction < 1:
+        n = math.ceil(attack.batch_fraction * positions[0])
+        part = run.part(n), _first(importances, n), routing if isinstance(routing, str) else _first(routing, n)
+        if attack.mask_scope == "unique_per_datapoint":
+            whole, sources = part, _first(sources, n)
+    on, at, routed = part
 
-    def loss(at: Importances, weight_deltas: Deltas, tried: Sources) -> SumAndCount:
-        return run.masked(mask_infos_of(at, tried, weight_deltas, routing))
+    def loss(g: Importances, weight_deltas: Deltas, tried: Sources) -> SumAndCount:
+        if attack.check:
+            _check_sources(tried)
+        return on.masked(mask_infos_of(g, tried, weight_deltas, routed), searching=True)
 
-    found = ascend(loss, run.model, importances, deltas, sources, attack)
-    return loss(importances, deltas, found)
+    found = ascend(loss, run.model, at, deltas, sources, attack)
+    if attack.check:
+        _check_sources(found)
+    on, at, routed = whole
+    return on.masked(mask_infos_of(at, found, deltas, routed))
+
+
+def _first(tensors: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: tensor[:n] for name, tensor in tensors.items()}
+
+
+def _check_sources(sources: Sources) -> None:
+    flat = torch.cat([source.detach().reshape(-1) for source in sources.values()])
+    if bool(flat.max() > 1) or bool(flat.min() < 0):
+        raise SamplingError(
+            f"sources are from 0 to 1; got some from {flat.min().item():.4g} to {flat.max().item():.4g}. Start within, "
+            "and clamp after each step."
+        )
 
 
 # --- persistent sources -----------------------------------------------------------------------------------------------
@@ -264,18 +300,26 @@ class PersistentSources:
     moments: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     steps: int = 0
 
-    def start(self, importances: Importances, sampler: SourceSampler) -> None:
+    def start(
+        self,
+        importances: Importances,
+        sampler: SourceSampler,
+        broadcast: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Draws sources from U(0, 1) for sites that have none.
 
         Args:
             importances: g by site.
             sampler: draws.
+            broadcast: makes sources what the first rank drew; None on one process. Those of single examples stay.
         """
         for name, importance in importances.items():
             if name in self.sources:
                 continue
             *positions, c = importance.shape
             drawn = sampler.uniform([*persistent_shape(positions, self.scope, self.n), c + 1])
+            if broadcast is not None and self.scope != "unique_per_datapoint":
+                drawn = broadcast(drawn)
             self.sources[name] = torch.logit(drawn, eps=1e-6) if self.parametrisation == "sigmoid" else drawn
 
     def values(self, positions: Sequence[int], kept: Sources | None = None) -> Sources:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spd.config.models import (
     CiConfig,
@@ -35,7 +36,8 @@ from spd.models.global_ci import GlobalSharedMLPCiFn, GlobalSharedTransformerCiF
 from spd.models.identity_insertion import input_width, is_transposed
 from spd.models.masks import ComponentsMaskInfo
 from spd.models.sigmoids import SigmoidType, sigmoid_pair
-from spd.models.sites import CacheType, Execution, Known, Site, build_backend
+from spd.models.prefix import Recorder, Replayer, Stretches
+from spd.models.sites import CacheType, Execution, Known, KnownSites, Site, build_backend
 from spd.sampling import Sampling, SourceSampler
 
 __all__ = ["CIOutputs", "ComponentModel", "OutputWithCache"]
@@ -51,11 +53,15 @@ class OutputWithCache:
         output: the target's output.
         cache: by site; for component activations by site and "_pre_detach" or "_post_detach".
         outputs: of the sites, in a pass that remembers their inputs.
+        repeated: sites that such a pass came to more than once.
+        stretches: what it computed between sites, where that was recorded.
     """
 
     output: Float[Tensor, "..."]
     cache: dict[str, Shaped[Tensor, "..."]]
     outputs: dict[str, Float[Tensor, "..."]]
+    repeated: frozenset[str] = frozenset()
+    stretches: Stretches | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ matches 1, a ReLU. Narrow the pattern.
         modules = _matched(target_model, module_info)
         self.module_to_c = {name: c for name, (_, c) in modules.items()}
         self._sites = {
-            name: Site(name, module, _components_of(module, c, generator)) for name, (module, c) in modules.items()
+            name: Site(name, module, _components_of(module, c, generator), number)
+            for number, (name, (module, c)) in enumerate(modules.items())
         }
         self.tied_weights = tuple(tied_weights)
         for first, second in self.tied_weights:
@@ -147,6 +154,7 @@ matches 1, a ReLU. Narrow the pattern.
             self._ci_fns.to(parameter.device)
         self._reads_acts = isinstance(ci, MLPConfig)
         self._weights: dict[str, Tensor] = {}
+        self._names = tuple(self._sites)
         self._backend = build_backend(self.perf.site_backend, tuple(self._sites.values()))
 
     # --- what is there ------------------------------------------------------------------------------------------------
@@ -229,12 +237,47 @@ matches 1, a ReLU. Narrow the pattern.
         """
         if mask_infos is None and cache_type == "none":
             return self._picked(self.target_model(*args, **kwargs))
-        execution = Execution(self._checked(mask_infos), cache_type, known or {}, fused=self.perf.fused_unmasked)
+        tape = self._tape(mask_infos, cache_type, known)
+        execution = self._execution(self._checked(mask_infos), cache_type, known or {}, tape)
         with self._backend.running(execution):
             output = self._picked(self.target_model(*args, **kwargs))
-        return output if cache_type == "none" else OutputWithCache(output, execution.cache, execution.outputs)
+        if cache_type == "none":
+            return output
+        stretches = tape.stretches if isinstance(tape, Recorder) else None
+        return OutputWithCache(output, execution.cache, execution.outputs, frozenset(execution.repeated), stretches)
 
-    def known_sites(self, run: OutputWithCache) -> dict[str, Known]:
+    def _execution(
+        self,
+        mask_infos: Mapping[str, ComponentsMaskInfo],
+        cache_type: CacheType = "none",
+        known: Mapping[str, Known] | None = None,
+        tape: Recorder | Replayer | None = None,
+    ) -> Execution:
+        perf = self.perf
+        return Execution(
+            mask_infos, cache_type, known or {}, fused=perf.fused_unmasked, by_hand=self.by_hand,
+            compact=perf.row_dedup and self.looks_at_data, ordered=self._names if perf.ordered_sites else None, tape=tape,
+        )  # fmt: skip
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether gradients written by hand are used: a compiler is given the plain operations instead."""
+        return not (self.perf.compile_step or torch.compiler.is_compiling())
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether shapes may depend on numbers: a GPU would be waited for, and a compiler cannot follow."""
+        return self.by_hand and next(self._components.parameters()).device.type == "cpu"
+
+    def _tape(self, mask_infos: Any, cache_type: CacheType, known: Mapping[str, Known] | None) -> Any:
+        perf = self.perf
+        if not perf.reuse_prefix or perf.site_backend != "inline" or perf.compile_target or not self.by_hand:
+            return None  # compiled code runs no operation by itself
+        if isinstance(known, KnownSites) and known.stretches is not None:
+            return Replayer(known.stretches)
+        return Recorder() if mask_infos is None and cache_type == "input" and not torch.is_grad_enabled() else None
+
+    def known_sites(self, run: OutputWithCache) -> KnownSites:
         """What the target's own pass showed of its sites, for masked passes over the same batch.
 
         Args:
@@ -242,17 +285,20 @@ matches 1, a ReLU. Narrow the pattern.
 
         Returns:
             By site; outputs of layers where `reuse_prefix` is on, inner activations where `reuse_inner_acts` is.
-            Nothing where neither is, or where a back end of hooks computes everything anyway.
+            Nothing where neither is, or where a back end of hooks computes everything anyway, and nothing of a site
+            that the target comes to more than once.
         """
         perf = self.perf
         if perf.site_backend != "inline" or not (perf.reuse_prefix or perf.reuse_inner_acts):
-            return {}
-        return {
+            return KnownSites()
+        found = {
             name: Known(
                 x, run.outputs[name], self.components[name].get_inner_acts(x) if perf.reuse_inner_acts else None
             )
             for name, x in run.cache.items()
+            if name not in run.repeated
         }
+        return KnownSites(found, run.stretches)
 
     @contextmanager
     def masked(self, mask_infos: Mapping[str, ComponentsMaskInfo]) -> Iterator[nn.Module]:
@@ -267,7 +313,7 @@ matches 1, a ReLU. Narrow the pattern.
         Raises:
             TargetError: masks of a site that does not exist.
         """
-        with self._backend.running(Execution(self._checked(mask_infos), fused=self.perf.fused_unmasked)):
+        with self._backend.running(self._execution(self._checked(mask_infos))):
             yield self.target_model
 
     def calc_causal_importances(
@@ -294,32 +340,49 @@ matches 1, a ReLU. Narrow the pattern.
             The importances.
 
         Raises:
-            ConfigError: binomial sampling without a sampler.
+            ConfigError: binomial sampling without a sampler, or importances outside the range of their sigmoid.
         """
         if sampling == "binomial" and sampler is None:
             raise ConfigError("binomial sampling draws u; no sampler was given. Pass a SourceSampler.")
         z = self._pre_sigmoid(pre_weight_acts, detach_inputs, known or {})
+        by_hand = self.by_hand and self.perf.ci_kernel != "einsum" and sampling == "continuous"
+        both = self.sigmoids.both if by_hand else None
         lower, upper = {}, {}
         for name, values in z.items():
+            if both is not None:
+                lower[name], upper[name] = both(values)
+                continue
             noisy = values
             if sampling == "binomial" and sampler is not None:
                 noisy = 1.05 * values - 0.05 * sampler.uniform(values.shape)
             lower[name], upper[name] = self.sigmoids.masks(noisy), self.sigmoids.penalty(values)
+        if not self.perf.skip_range_checks and self.by_hand:
+            for name, g in lower.items():
+                _check_range(name, g, *self.sigmoids.range)
         return CIOutputs(lower, upper, z)
 
     def _pre_sigmoid(self, acts: Mapping[str, Tensor], detach: bool, known: Mapping[str, Known]) -> dict[str, Tensor]:
-        read = {}
+        read: dict[str, Tensor] = {}
+        places: dict[str, Tensor] = {}
         for name, x in acts.items():
             components = self._sites[name].components
             as_acts = self._reads_acts or isinstance(components, EmbeddingComponents)
             found = x
-            if as_acts:
+            if self._by_token(x):
+                tokens, places[name] = x.unique(return_inverse=True)
+                found = components.get_inner_acts(tokens)
+            elif as_acts:
                 h = known[name].h if name in known else None
                 found = components.get_inner_acts(x) if h is None else h
             read[name] = found.detach() if detach else found
         if _GLOBAL in self._ci_fns:
             return cast("dict[str, Tensor]", self._ci_fns[_GLOBAL](read))
-        return {name: self._ci_fns[_key(name)](x) for name, x in read.items()}
+        z = {name: self._ci_fns[_key(name)](x) for name, x in read.items()}
+        return z | {name: functional.embedding(place, z[name]) for name, place in places.items()}
+
+    def _by_token(self, x: Tensor) -> bool:
+        """Whether equal tokens have their importances computed once."""
+        return not x.is_floating_point() and self.perf.row_dedup and self._reads_acts and self.looks_at_data
 
     def _checked(self, mask_infos: Mapping[str, ComponentsMaskInfo] | None) -> Mapping[str, ComponentsMaskInfo]:
         odd = sorted(set(mask_infos or {}) - set(self._sites))
@@ -361,6 +424,15 @@ matches 1, a ReLU. Narrow the pattern.
         """
         self._backend.detach()
         return self.target_model
+
+
+def _check_range(name: str, g: Tensor, low: float, high: float) -> None:
+    # Numbers that are none are not judged here: the losses they end in are named by the training step.
+    if bool(g.max() > high) or bool(g.min() < low):
+        raise ConfigError(
+            f"importances that make masks are within the range of their sigmoid, {low} to {high}; those of {name} go "
+            f"from {g.min().item():.4g} to {g.max().item():.4g}. Correct the sigmoid, or choose another."
+        )
 
 
 def _key(name: str) -> str:
@@ -418,7 +490,8 @@ def _tied(sites: Mapping[str, Site], first: str, second: str) -> Site:
         raise TargetError(
             f"tied weights are each other's transposes; those of {first} and {second} are not. Leave the pair out."
         )
-    return Site(second, other.module, TiedComponents(one.components, bias=other.components.bias))
+    components = TiedComponents(one.components, bias=other.components.bias)
+    return Site(second, other.module, components, other.number)
 
 
 def _ci_fns(

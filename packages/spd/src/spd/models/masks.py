@@ -10,13 +10,61 @@ from torch import Tensor
 from spd.routing import Router, route_everywhere
 from spd.sampling import Sampling, SourceSampler
 
-__all__ = ["FOLDED", "ComponentsMaskInfo", "Deltas", "make_mask_infos", "mask_of", "stochastic_mask_infos"]
+__all__ = [
+    "FOLDED",
+    "ComponentsMaskInfo",
+    "Deltas",
+    "Interpolated",
+    "Mask",
+    "make_mask_infos",
+    "mask_of",
+    "stochastic_mask_infos",
+    "whole_mask",
+]
 
 FOLDED: Literal["folded"] = "folded"
 """Stands for all Δ: what they do to an output is computed from the target layer's own output, and no Δ is made."""
 
 Deltas = Mapping[str, Float[Tensor, "..."]] | Literal["folded"] | None
 """Δ by site, `FOLDED`, or None where Δ is left out."""
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """A mask m = g + (1 − g) r that has not been computed: the folded form never needs it by itself.
+
+    Args:
+        importance: g.
+        sources: r in [0, 1].
+
+    >>> import torch
+    >>> Interpolated(torch.tensor([0.0, 0.5]), torch.tensor([0.5, 0.5])).mask.tolist()
+    [0.5, 0.75]
+    """
+
+    importance: Float[Tensor, "... C"]
+    sources: Float[Tensor, "... C"]
+
+    @property
+    def mask(self) -> Float[Tensor, "... C"]:
+        """The mask."""
+        return mask_of(self.importance, self.sources)
+
+
+Mask = Float[Tensor, "... C"] | Interpolated | None
+"""A mask as numbers, as what it is made of, or None for all ones."""
+
+
+def whole_mask(mask: Mask) -> Float[Tensor, "... C"] | None:
+    """A mask as numbers.
+
+    Args:
+        mask: in any form.
+
+    Returns:
+        The numbers; None = all ones.
+    """
+    return mask.mask if isinstance(mask, Interpolated) else mask
 
 
 @dataclass(frozen=True)
@@ -29,13 +77,13 @@ class ComponentsMaskInfo:
         weight_delta_and_mask: Δ, or None for the folded form, and its mask d, one number a position; None leaves Δ out.
     """
 
-    component_mask: Float[Tensor, "... C"] | None
+    component_mask: Float[Tensor, "... C"] | Interpolated | None
     routing_mask: Bool[Tensor, "..."] | Literal["all"] = "all"
     weight_delta_and_mask: tuple[Float[Tensor, "..."] | None, Float[Tensor, "..."]] | None = None
 
 
 def make_mask_infos(
-    component_masks: Mapping[str, Float[Tensor, "... _"] | None],
+    component_masks: Mapping[str, Float[Tensor, "... _"] | Interpolated | None],
     routing_masks: Mapping[str, Bool[Tensor, "..."]] | Literal["all"] = "all",
     weight_deltas_and_masks: Mapping[str, tuple[Float[Tensor, "..."] | None, Float[Tensor, "..."]]] | None = None,
 ) -> dict[str, ComponentsMaskInfo]:
@@ -59,7 +107,7 @@ def make_mask_infos(
     }
 
 
-def mask_of(importance: Float[Tensor, "... C"], sources: Float[Tensor, "... #C"]) -> Float[Tensor, "... C"]:
+def mask_of(importance: Float[Tensor, "... C"], sources: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
     """The mask m = g + (1 − g) r: a component may be ablated as far as it is not important.
 
     Args:
@@ -91,11 +139,13 @@ def stochastic_mask_infos(
         router: where the components stand in.
 
     Returns:
-        Masks by site.
+        Masks by site; where Δ is folded, as g and r.
     """
-    masks, delta_masks = {}, {}
+    masks: dict[str, Tensor | Interpolated] = {}
+    delta_masks = {}
     for name, importance in importances.items():
-        masks[name] = mask_of(importance, sampler.sources(importance.shape, sampling))
+        mask = Interpolated(importance, sampler.sources(importance.shape, sampling))
+        masks[name] = mask if deltas == FOLDED else mask.mask
         if deltas is not None:
             delta = None if deltas == FOLDED else deltas[name]
             delta_masks[name] = (delta, sampler.uniform(importance.shape[:-1]))

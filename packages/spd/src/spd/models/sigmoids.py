@@ -21,6 +21,7 @@ swish_hard     ½ + u(z − 1) − s(z − ½) + s(z) − u(z), shifted; see `sw
 arXiv:2506.20790; the form whose forward pass stays in [0, 1] is what the original's code came to use.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -30,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spd.errors import ConfigError
+from spd.kernels.importances import leaky_hard_pair
 
 __all__ = [
     "SIGMOIDS",
@@ -178,6 +180,14 @@ SIGMOIDS: dict[str, Sigmoid] = {
 """Those that are used for masks and penalty alike, by name."""
 
 
+_RANGES = {
+    "hard": (0.0, 1.0),
+    "normal": (0.0, 1.0),
+    "lower_leaky_hard": (0.0, 1.0),
+    "upper_leaky_hard": (0.0, math.inf),
+}
+
+
 @dataclass(frozen=True)
 class SigmoidPair:
     """The two functions of a type.
@@ -185,10 +195,14 @@ class SigmoidPair:
     Args:
         masks: makes g.
         penalty: makes ḡ.
+        range: what g is within.
+        both: makes both of them from one z, in fewer passes over memory; None = nothing does.
     """
 
     masks: Sigmoid
     penalty: Sigmoid
+    range: tuple[float, float] = (-math.inf, math.inf)
+    both: Callable[[Float[Tensor, "..."]], tuple[Float[Tensor, "..."], Float[Tensor, "..."]]] | None = None
 
 
 def sigmoid_pair(name: SigmoidType | str) -> SigmoidPair:
@@ -204,11 +218,11 @@ def sigmoid_pair(name: SigmoidType | str) -> SigmoidPair:
         ConfigError: no such type.
     """
     if name == "leaky_hard":
-        return SigmoidPair(lower_leaky_hard, upper_leaky_hard)
+        return SigmoidPair(lower_leaky_hard, upper_leaky_hard, (0.0, 1.0), leaky_hard_pair)
     if name == "leaky_hard_published":
-        return SigmoidPair(lower_leaky_hard_published, upper_leaky_hard)
+        return SigmoidPair(lower_leaky_hard_published, upper_leaky_hard, (-math.inf, 1.0))
     if name not in SIGMOIDS:
         raise ConfigError(
             f"a sigmoid is leaky_hard, leaky_hard_published, {', '.join(SIGMOIDS)}; got {name!r}. Name one of them."
         )
-    return SigmoidPair(SIGMOIDS[name], SIGMOIDS[name])
+    return SigmoidPair(SIGMOIDS[name], SIGMOIDS[name], _RANGES.get(name, (-math.inf, math.inf)))

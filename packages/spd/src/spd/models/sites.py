@@ -16,19 +16,21 @@ All three leave the target's tree of modules, its parameters and their names as 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from spd.kernels.folded import folded_output, take_rows
 from spd.models.components import Components
-from spd.models.masks import ComponentsMaskInfo
+from spd.models.masks import ComponentsMaskInfo, Interpolated, whole_mask
+from spd.models.prefix import Recorder, Replayer, Stretches
 
-__all__ = ["BACKENDS", "Backend", "CacheType", "Execution", "Known", "Site", "build_backend"]
+__all__ = ["BACKENDS", "Backend", "CacheType", "Execution", "Known", "KnownSites", "Site", "build_backend"]
 
 Backend = Literal["ephemeral_hooks", "persistent_hooks", "inline"]
 CacheType = Literal["none", "input", "output", "component_acts"]
@@ -42,11 +44,13 @@ class Site:
         name: its path in the target.
         module: the leaf.
         components: of its weight.
+        number: its place among the sites.
     """
 
     name: str
     module: nn.Module
     components: Components
+    number: int = 0
 
     @property
     def weight(self) -> Float[Tensor, "..."]:
@@ -69,6 +73,19 @@ class Known:
     h: Float[Tensor, "... C"] | None = None
 
 
+class KnownSites(dict[str, Known]):
+    """What is known of all sites, by name.
+
+    Args:
+        found: by name.
+        stretches: what the target computed between its sites; None = not recorded.
+    """
+
+    def __init__(self, found: Mapping[str, Known] | None = None, stretches: Stretches | None = None) -> None:
+        super().__init__(found or {})
+        self.stretches = stretches
+
+
 @dataclass
 class Execution:
     """What one forward pass is to do, and what it leaves behind.
@@ -76,22 +93,44 @@ class Execution:
     Args:
         mask_infos: by site; a site without one keeps its layer.
         cache_type: what to remember.
-        known: by site. Up to and with the first site that is masked, inputs are those of the target's pass: outputs of
-            layers and inner activations are taken from here. Only the inline back end can leave a product out.
+        known: by site. Up to and with the first site that is masked, and wherever the very same tensor is read again,
+            inputs are those of the target's pass: outputs of layers and inner activations are taken from here. Only the
+            inline back end can leave a product out.
         fused: take an unmasked product as a (V U), where that is cheaper.
+        by_hand: take the folded form's gradients from `spd.kernels.folded`.
+        compact: leave out of a masked product the positions at which the layer itself is taken.
+        ordered: the sites' names by their numbers: instructions are laid out in lists, and found by number.
+        tape: records, or gives out, what is computed between sites.
 
     Attributes:
         cache: what was remembered, by site.
         outputs: in a pass that remembers inputs, the sites' outputs.
+        moved: whether a site was masked.
+        repeated: sites that a pass which remembers inputs came to more than once.
     """
 
     mask_infos: Mapping[str, ComponentsMaskInfo] = field(default_factory=dict)
     cache_type: CacheType = "none"
     known: Mapping[str, Known] = field(default_factory=dict)
     fused: bool = False
+    by_hand: bool = False
+    compact: bool = False
+    ordered: Sequence[str] | None = None
+    tape: Recorder | Replayer | None = None
     cache: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    _moved: bool = False
+    moved: bool = False
+    repeated: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.ordered is not None:
+            self._infos = [self.mask_infos.get(name) for name in self.ordered]
+            self._knowns = [self.known.get(name) for name in self.ordered]
+
+    def _found(self, site: Site) -> tuple[ComponentsMaskInfo | None, Known | None]:
+        if self.ordered is not None:
+            return self._infos[site.number], self._knowns[site.number]
+        return self.mask_infos.get(site.name), self.known.get(site.name)
 
     def at(
         self, site: Site, x: Shaped[Tensor, "..."], target_out: Callable[[], Float[Tensor, "... d_out"]]
@@ -106,7 +145,9 @@ class Execution:
         Returns:
             The output, or None where the leaf's own is to be taken.
         """
-        info, known = self.mask_infos.get(site.name), None if self._moved else self.known.get(site.name)
+        info, known = self._found(site)
+        if known is not None and self.moved and known.x is not x:
+            known = None
         h = None
         if known is not None:
             x, h, out_of_target = known.x, known.h, known.out
@@ -114,18 +155,50 @@ class Execution:
             def target_out() -> Tensor:
                 return out_of_target
 
-        self._moved = self._moved or info is not None
+        self.moved = self.moved or info is not None
         out = None if known is None else target_out()
         if self.cache_type == "component_acts":
             h = self._remember_acts(site, site.components.get_inner_acts(x) if h is None else h)
         if info is not None:
-            out = _masked(site.components, x, h, info, target_out, self.fused)
+            out = self._masked(site.components, x, h, info, target_out)
         if self.cache_type == "input":
             out = target_out() if out is None else out
+            if site.name in self.cache:
+                self.repeated.add(site.name)
             self.cache[site.name], self.outputs[site.name] = x, out
         elif self.cache_type == "output":
             self.cache[site.name] = out = target_out() if out is None else out
         return out
+
+    def _masked(
+        self,
+        components: Components,
+        x: Tensor,
+        h: Tensor | None,
+        info: ComponentsMaskInfo,
+        target_out: Callable[[], Tensor],
+    ) -> Tensor:
+        delta, mask, routing = info.weight_delta_and_mask, info.component_mask, info.routing_mask
+        if delta is not None and delta[0] is None:
+            if self.by_hand and isinstance(mask, Interpolated):
+                rows = (
+                    routing.reshape(-1).nonzero().squeeze(1) if self.compact and not isinstance(routing, str) else None
+                )
+                out = _folded(components, x, h, mask, delta[1], target_out(), rows)
+                return out if rows is not None else _routed(out, info, target_out)
+            h = components.get_inner_acts(x) if h is None else h
+            out = components.folded(h, whole_mask(mask), delta[1], target_out())
+        elif self.fused and mask is None and delta is None and components.fused_is_cheaper(x):
+            out = components.unmasked(x)
+        elif h is None:
+            whole = None if delta is None else (delta[0], delta[1])
+            out = components(x, whole_mask(mask), whole)
+        else:
+            out = components.from_inner_acts(h, whole_mask(mask))
+            if delta is not None and delta[0] is not None:
+                out = out + delta[1].unsqueeze(-1) * components.delta_output(x, delta[0])
+            out = out if components.bias is None else out + components.bias
+        return _routed(out, info, target_out)
 
     def _remember_acts(self, site: Site, h: Tensor) -> Tensor:
         """Both sides of a cut, so that attributions can take gradients up to it and from it."""
@@ -135,31 +208,36 @@ class Execution:
         return cut
 
 
-def _masked(
-    components: Components,
-    x: Tensor,
-    h: Tensor | None,
-    info: ComponentsMaskInfo,
-    target_out: Callable[[], Tensor],
-    fused: bool,
-) -> Tensor:
-    delta = info.weight_delta_and_mask
-    if delta is not None and delta[0] is None:
-        h = components.get_inner_acts(x) if h is None else h
-        out = components.folded(h, info.component_mask, delta[1], target_out())
-    elif fused and info.component_mask is None and delta is None and components.fused_is_cheaper(x):
-        out = components.unmasked(x)
-    elif h is None:
-        whole = None if delta is None else (delta[0], delta[1])
-        out = components(x, info.component_mask, whole)
-    else:
-        out = components.from_inner_acts(h, info.component_mask)
-        if delta is not None and delta[0] is not None:
-            out = out + delta[1].unsqueeze(-1) * components.delta_output(x, delta[0])
-        out = out if components.bias is None else out + components.bias
+def _routed(out: Tensor, info: ComponentsMaskInfo, target_out: Callable[[], Tensor]) -> Tensor:
     if isinstance(info.routing_mask, str):
         return out
     return torch.where(info.routing_mask.unsqueeze(-1), out, target_out())
+
+
+def _folded(
+    components: Components,
+    x: Tensor,
+    h: Tensor | None,
+    mask: Interpolated,
+    d: Tensor,
+    y: Tensor,
+    rows: Int64[Tensor, " R"] | None,
+) -> Tensor:
+    """The folded form over flat positions; with rows, over those alone."""
+    g, r, positions = mask.importance, mask.sources, y.shape[:-1]
+    if r.shape != g.shape and r.numel() != components.C:
+        r = r.expand(g.shape)
+    if h is None:
+        flat = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        h = components.get_inner_acts(flat if rows is None else take_rows(flat, rows))
+    else:
+        h = h.reshape(-1, components.C)
+        h = h if rows is None else take_rows(h, rows)
+    out = folded_output(
+        h, g.reshape(-1, components.C), r.reshape(-1, components.C), d.expand(positions).reshape(-1), components.U,
+        y.reshape(-1, y.shape[-1]), components.bias, rows,
+    )  # fmt: skip
+    return out.view(y.shape)
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -204,7 +282,8 @@ class _Standing:
     def running(self, execution: Execution) -> Iterator[None]:
         before, self._present = self._present, execution
         try:
-            yield
+            with nullcontext() if execution.tape is None else execution.tape:
+                yield
         finally:
             self._present = before
 
@@ -241,8 +320,14 @@ class _Inline(_Standing):
                 found.append(frozen(*args, **kwargs))
             return found[0]
 
+        tape = self._present.tape
+        if tape is not None:
+            tape.enter_site()
         out = self._present.at(site, _input_of(args, kwargs), target_out)
-        return target_out() if out is None else out
+        out = target_out() if out is None else out
+        if tape is not None:
+            tape.leave_site(self._present.moved)
+        return out
 
     def detach(self) -> None:
         for site in self._sites:

@@ -6,6 +6,7 @@ x + relu(x) (Braun et al., *Interpretability in Parameter Space: Attribution-bas
 arXiv:2501.14926).
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,7 +14,32 @@ from torch.nn import functional
 
 from spd.errors import ConfigError
 
-__all__ = ["ResidMLP"]
+__all__ = ["MLP", "ResidMLP", "random_directions"]
+
+
+def random_directions(n: int, d: int, seed: int) -> Float[Tensor, "n d"]:
+    """Directions in all of space alike, the same to the last bit on any machine.
+
+    A number is the sum of twelve uniform 16-bit integers about their mean, close to normal (Irwin and Hall, 1927); the
+    integers are a raw bit stream's, and integer sums, one square root and one division round alike everywhere.
+
+    Args:
+        n: directions.
+        d: dimensions.
+        seed: of the bit stream, PCG64.
+
+    Returns:
+        Rows of length 1.
+
+    >>> random_directions(3, 1000, 0).square().sum(1).sub(1).abs().max().item() < 1e-6
+    True
+    """
+    bits = np.random.PCG64(seed).random_raw(n * d * 3)
+    parts = (bits[:, None] >> np.arange(0, 64, 16, dtype=np.uint64)) & np.uint64(0xFFFF)
+    # Twice the mean of a part is 65535.
+    numbers = 2 * parts.astype(np.int64).reshape(n, d, 12).sum(-1) - 12 * 65_535
+    lengths = np.sqrt((numbers**2).sum(1, keepdims=True).astype(np.float64))
+    return torch.from_numpy((numbers / lengths).astype(np.float32))
 
 
 class MLP(nn.Module):
@@ -42,7 +68,8 @@ class ResidMLP(nn.Module):
         d_embed: width of the stream.
         d_mlp: neurons of each layer.
         n_layers: layers.
-        generator: draws the embedding and the initial weights.
+        embedding_seed: of the fixed directions, see `random_directions`; None = drawn from the generator.
+        generator: draws the initial weights.
 
     Attributes:
         W_E: (n_features, d_embed), fixed, rows of length 1.
@@ -58,7 +85,14 @@ class ResidMLP(nn.Module):
     W_E: Tensor
 
     def __init__(
-        self, n_features: int, d_embed: int, d_mlp: int, n_layers: int, *, generator: torch.Generator | None = None
+        self,
+        n_features: int,
+        d_embed: int,
+        d_mlp: int,
+        n_layers: int,
+        *,
+        embedding_seed: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if min(n_features, d_embed, d_mlp, n_layers) < 1:
@@ -66,7 +100,11 @@ class ResidMLP(nn.Module):
                 f"sizes are at least 1; got {n_features} features, {d_embed} dimensions, {d_mlp} neurons and "
                 f"{n_layers} layers. Raise them."
             )
-        self.register_buffer("W_E", functional.normalize(torch.randn(n_features, d_embed, generator=generator)))
+        if embedding_seed is None:
+            directions = functional.normalize(torch.randn(n_features, d_embed, generator=generator))
+        else:
+            directions = random_directions(n_features, d_embed, embedding_seed)
+        self.register_buffer("W_E", directions)
         self.layers = nn.ModuleList(MLP(d_embed, d_mlp) for _ in range(n_layers))
         with torch.no_grad():
             for weight in self.layers.parameters():

@@ -1,0 +1,1 @@
+"""Two layers of attention that learn to look up what followed a token before."""

@@ -1,0 +1,1 @@
+"""Plain forms kept for proof and comparison; nothing on a hot path imports them."""
