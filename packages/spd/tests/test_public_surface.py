@@ -302,6 +302,9 @@ SURFACE: dict[str, set[str]] = {
         "CiKernel",
         "scalar_mlp",
     },
+    "spd.kernels.ci_mlp_triton": {
+        "scalar_mlp_triton",
+    },
     "spd.kernels.folded": {
         "folded_output",
         "take_rows",
@@ -433,6 +436,11 @@ SURFACE: dict[str, set[str]] = {
         "TargetRun",
     },
     "spd.models": set(),
+    "spd.models.building": {
+        "GLOBAL",
+        "build_ci_fns",
+        "build_sites",
+    },
     "spd.models.component_model": {
         "CIOutputs",
         "ComponentModel",
@@ -478,6 +486,7 @@ SURFACE: dict[str, set[str]] = {
         "Recorder",
         "Replayer",
         "Stretches",
+        "versions_of",
     },
     "spd.models.sigmoids": {
         "SIGMOIDS",
@@ -542,6 +551,17 @@ SURFACE: dict[str, set[str]] = {
         "profile",
     },
     "spd.reference": set(),
+    "spd.reference.oracle": {
+        "divergence",
+        "faithfulness",
+        "g_of",
+        "g_slope",
+        "importance_minimality",
+        "penalised_of",
+        "scalar_network",
+        "site_output",
+        "squared_error",
+    },
     "spd.reference.original": {
         "AsyncSaver",
         "CachedWeightsModel",
@@ -584,6 +604,9 @@ SURFACE: dict[str, set[str]] = {
         "SourceSampler",
         "rank_seed",
     },
+    "spd.step_losses": {
+        "StepLosses",
+    },
     "spd.tensor_files": {
         "TensorFile",
         "digest",
@@ -606,7 +629,6 @@ SURFACE: dict[str, set[str]] = {
         "traced_loss",
     },
     "spd.training": {
-        "StepLosses",
         "StepResult",
         "Trainer",
         "build_model",

@@ -2,8 +2,7 @@
 
 A checkpoint is one safetensors file. Its tensors are those of the components, of the causal-importance functions, of
 the optimizer, of sources that are kept between steps, and the state of the random generator; its header holds, as JSON,
-the step, the settings, and a SHA-256 of all tensors' bytes. The frozen target is not in it. It is written beside its
-final name, flushed to the disk and renamed, so that a process killed at any moment leaves only whole files.
+the step, the settings, and a SHA-256 of all tensors' bytes. The frozen target is not in it.
 """
 
 from collections.abc import Mapping
@@ -154,6 +153,7 @@ def _collect(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors[f"sources/{index}/{site}/value"] = source
         for site, (m, v) in kept.moments.items():
             tensors[f"sources/{index}/{site}/m"], tensors[f"sources/{index}/{site}/v"] = m, v
+    tensors["alive"] = torch.cat(list(trainer.alive.since().values()))
     tensors["sampler"] = trainer.sampler.state_dict()["generator"]
     return {name: value.cpu().contiguous() for name, value in tensors.items()}, {"sources": sources}
 
@@ -176,6 +176,7 @@ def _apply(trainer: Trainer, tensors: Mapping[str, Tensor], header: Mapping[str,
     trainer.persistent.clear()
     for index, steps in header["scalars"]["sources"].items():
         trainer.persistent[int(index)] = _sources(trainer, int(index), steps, tensors)
+    trainer.alive.load_state_dict({"since": tensors["alive"]})
     trainer.step_count = header["step"]
 
 

@@ -21,7 +21,6 @@ from spd.distributed import Distributed, gathered, shard, share
 from spd.errors import CheckpointError, DataError
 from spd.eval import Evaluation, evaluate, write_evaluation
 from spd.models.component_model import ComponentModel
-from spd.perf.memory import MemoryPolicy
 from spd.run_log import METRICS, RunLog
 from spd.training import StepResult, Trainer, build_model, faithfulness_warmup
 
@@ -196,7 +195,6 @@ class _Run:
         self.trainer, self.config, self.folder = trainer, trainer.config, folder
         self.distributed, self.device = distributed, distributed.device
         self.train_loader, self.eval_loader, self.n_eval_steps = train_loader, eval_loader, n_eval_steps
-        self.memory = MemoryPolicy(self.config.perf, self.device)
         self.saved: list[Path] = []
         self.log: RunLog | None = None
 
@@ -253,7 +251,7 @@ class _Run:
 
     def _between_steps(self) -> None:
         config, done = self.config, self.trainer.step_count
-        self.memory.after_step(done)
+        self.trainer.memory.after_step(done)
         if done == config.steps:
             return
         if config.eval_freq is not None and _due(done, config.eval_freq):
@@ -266,7 +264,7 @@ class _Run:
             self.trainer, self.device, self.eval_loader, self.n_eval_steps, slow=slow, distributed=self.distributed
         )
         self._write({f"eval/{name}": value for name, value in found.numbers.items()})
-        self.memory.after_evaluation()
+        self.trainer.memory.after_evaluation()
         return found
 
     def _save(self) -> None:

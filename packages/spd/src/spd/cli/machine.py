@@ -117,7 +117,7 @@ def bench(
         facts = {"task": task, "device": where, "threads": threads, "blocks": blocks, "steps": steps}
         return print_json({"kind": "bench", **facts, "variants": [vars(row) for row in rows]})
     table = Table(
-        "switched on", "first step, ms", "process ms a step", "ms on the clock", "times as fast", "lowest, highest",
+        "switched on", "first steps, ms", "process ms a step", "ms on the clock", "times as fast", "lowest, highest",
         title=f"{task} on {where}, {threads} thread{'s' if threads > 1 else ''}", title_justify="left",
     )  # fmt: skip
     for row in rows:

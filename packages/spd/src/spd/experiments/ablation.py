@@ -17,6 +17,8 @@ from spd.data import batches
 from spd.experiments.tasks import build_task
 from spd.run_spd import start_trainer
 
+_FIRST = 4
+
 __all__ = ["AblationRow", "ablate", "single_switches"]
 
 
@@ -26,7 +28,7 @@ class AblationRow:
 
     Args:
         name: of the variant.
-        first_ms: the first step, with everything that is compiled then.
+        first_ms: the first four steps, with everything that is compiled then.
         cpu_ms: process time of a step, median over blocks.
         wall_ms: time on the clock, median over blocks.
         ratio: how many times as fast as nothing switched on, median over pairs of blocks, by process time.
@@ -87,7 +89,9 @@ def ablate(
         trainer = start_trainer(build_task(own).target, own, device, output_attr=task.output_attr)
         stream = batches(task.train, device, perf)
         started = time.perf_counter()
-        trainer.step(stream)
+        # What is compiled is so at the first steps that have each shape.
+        for _ in range(_FIRST):
+            trainer.step(stream)
         _wait(device)
         first[name] = 1e3 * (time.perf_counter() - started)
         runs[name] = (trainer, stream)

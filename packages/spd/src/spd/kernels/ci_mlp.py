@@ -11,6 +11,7 @@ triton      the same idea as one kernel a pass, for a GPU; see `spd.kernels.ci_m
 Legend: N rows, C components, H hidden units; x = w1 h + b1, a = gelu(x). In a block C and N stand for parts of them.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -19,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from spd.errors import ConfigError
 
 __all__ = ["CiKernel", "scalar_mlp"]
 
@@ -114,6 +117,11 @@ def scalar_mlp(
     flat = h.reshape(-1, h.shape[-1]).to(w1.dtype)
     weights = w1.squeeze(1), b1, w2.squeeze(-1), b2.squeeze(-1)
     if kernel == "triton":
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError(
+                "ci_kernel='triton' is computed by Triton, which is not installed. Install the package triton, or use "
+                "ci_kernel='recompute'."
+            )
         from spd.kernels.ci_mlp_triton import scalar_mlp_triton  # imported only where it is used
 
         return scalar_mlp_triton(flat, *weights).view(h.shape)

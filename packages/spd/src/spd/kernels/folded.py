@@ -95,7 +95,7 @@ class _Folded(torch.autograd.Function):
             dU = (h_RC * k_RC).t().to(dout_RD.dtype) @ dout_RD
         if of[5]:
             dy = dout_RD * d_R1
-            dy = dy if rows_R is None else dout_ND.clone().index_copy_(0, rows_R, dy)
+            dy = dy if rows_R is None else dout_ND.clone().index_copy_(0, rows_R, dy.to(dout_ND.dtype))
         return dh, dg, dr, dd, dU, dy, None, None
 
 

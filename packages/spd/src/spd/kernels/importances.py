@@ -14,6 +14,17 @@ from torch.autograd.function import once_differentiable
 __all__ = ["leaky_hard_pair", "power"]
 
 
+def _edges_have_slope() -> bool:
+    """Whether the gradient of a clamp passes at its very edges: one release of torch answers otherwise than another."""
+    with torch.enable_grad():
+        z = torch.zeros((), requires_grad=True)
+        (slope,) = torch.autograd.grad(z.clamp(0, 1), z)
+    return bool(slope)
+
+
+_EDGES_HAVE_SLOPE = _edges_have_slope()
+
+
 class _LeakyHardPair(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -28,7 +39,7 @@ class _LeakyHardPair(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
         (z,), (lower, upper), aten = ctx.saved_tensors, gradients, torch.ops.aten
-        # The next number above 1, and the one just below 0: thresholds leave their own value out.
+        # Thresholds leave their own value out: the next number above 1, and one just below 0, let the edges in.
         one, zero = 1 + torch.finfo(z.dtype).eps, -torch.finfo(z.dtype).tiny
         dz = None
         if lower is not None:
@@ -36,14 +47,14 @@ class _LeakyHardPair(torch.autograd.Function):
             leak = (lower - aten.threshold_backward(lower, z, 0)).clamp_(max=0)
             dz = aten.hardtanh_backward(lower, z, 0, one).add_(leak, alpha=ctx.alpha)
         if upper is not None:
-            inside = aten.hardtanh_backward(upper, z, zero, one)
+            inside = aten.hardtanh_backward(upper, z, *((zero, one) if _EDGES_HAVE_SLOPE else (0, 1)))
             inside.add_(aten.threshold_backward(upper, z, 1), alpha=ctx.alpha)
             dz = inside if dz is None else dz.add_(inside)
         return dz, None
 
 
 def leaky_hard_pair(z: Float[Tensor, "..."], alpha: float = 0.01) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """g and ḡ of `leaky_hard`, see `spd.models.sigmoids`.
+    """Both importances g and ḡ of `leaky_hard`, see `spd.models.sigmoids`.
 
     Args:
         z: outputs of a causal-importance function.

@@ -1,7 +1,8 @@
 """The target's own pass over a batch, which every reconstruction is compared with."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,10 @@ from spd.models.masks import ComponentsMaskInfo, Interpolated, Mask
 from spd.models.sites import Known, KnownSites
 
 __all__ = ["TargetRun"]
+
+
+_FEW_MASKS = 1 << 20
+"""Numbers in a pass's masks below which `free_intermediates` lets nothing go: it would cost more than it gives back."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,10 @@ class TargetRun:
         Returns:
             The target's pass over these.
         """
-        known = KnownSites({
-            name: Known(one.x[:n], one.out[:n], None if one.h is None else one.h[:n])
-            for name, one in self.known.items()
-        })  # fmt: skip
+        known = KnownSites()
+        for name, one in self.known.items():
+            if one.holds:  # the parts share their counts of changes with the whole
+                known[name] = replace(one, x=one.x[:n], out=one.out[:n], h=None if one.h is None else one.h[:n])
         positions = self.positions
         if positions is not None:
             positions = max(n, round(positions * n / self.batch.shape[0]))
@@ -88,8 +93,8 @@ class TargetRun:
     def masked(self, mask_infos: Mapping[str, ComponentsMaskInfo], *, searching: bool = False) -> SumAndCount:
         """One pass with masks, and how far its output is from the target's.
 
-        With `free_intermediates` the pass's gradients are taken at once, and its activations let go: what remains until
-        the backward pass are gradients of importances, inner activations and parameters.
+        With `free_intermediates` the gradients of a large pass are taken at once, and its activations let go: what
+        remains until the backward pass are gradients of importances, inner activations and parameters.
 
         Args:
             mask_infos: masks by site.
@@ -98,11 +103,18 @@ class TargetRun:
         Returns:
             Sum and divisor.
         """
-        perf = self.model.perf
-        # Scaled losses exist because gradients of unscaled ones are too small for 16 bits.
-        if perf.free_intermediates and perf.amp != "fp16" and self.model.by_hand and not searching:
+        if self._lets_go(mask_infos) and not searching:
             return self._settled(mask_infos)
         return self._compared(mask_infos, self.known)
+
+    def _lets_go(self, mask_infos: Mapping[str, ComponentsMaskInfo]) -> bool:
+        perf = self.model.perf
+        # Scaled losses exist because gradients of unscaled ones are too small for 16 bits.
+        if not perf.free_intermediates or perf.amp == "fp16" or not self.model.by_hand or not torch.is_grad_enabled():
+            return False
+        positions = self.acts[next(iter(mask_infos))].shape
+        positions = positions if self.output.dim() == len(positions) + 1 else positions[:-1]
+        return math.prod(positions) * sum(self.model.module_to_c[name] for name in mask_infos) >= _FEW_MASKS
 
     def _compared(self, mask_infos: Mapping[str, ComponentsMaskInfo], known: Mapping[str, Known]) -> SumAndCount:
         def run() -> Tensor:
@@ -110,7 +122,7 @@ class TargetRun:
 
         if self.model.perf.grad_checkpointing and torch.is_grad_enabled():
             # Masks were drawn before: nothing in the pass is random.
-            out = cast(Tensor, checkpoint(run, use_reentrant=False, preserve_rng_state=False))
+            out = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
         else:
             out = run()
         if self.log_p is not None:
@@ -121,14 +133,13 @@ class TargetRun:
         cuts = _Cuts()
         infos = {name: cuts.info(info) for name, info in mask_infos.items()}
         known = {
-            name: Known(one.x, one.out, cuts.cut(one.h)) if name in mask_infos else one
-            for name, one in self.known.items()
+            name: replace(one, h=cuts.cut(one.h)) if name in mask_infos else one for name, one in self.known.items()
         }
         stretches = self.known.stretches if isinstance(self.known, KnownSites) else None
         found = self._compared(infos, KnownSites(known, stretches))
         if not found.total.requires_grad:
             return found
-        trained = [p for p in self.model._components.parameters() if p.requires_grad]
+        trained = self.model.parameters_of(mask_infos)
         gradients = torch.autograd.grad(found.total, [*cuts.inner, *trained], allow_unused=True)
         used = [(t, grad) for t, grad in zip([*cuts.outer, *trained], gradients, strict=True) if grad is not None]
         total = _Settled.apply(found.total.detach(), [grad for _, grad in used], *[t for t, _ in used])

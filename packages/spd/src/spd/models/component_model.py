@@ -1,9 +1,8 @@
 """A frozen target network whose chosen weights are decomposed, and can be run with any of their components ablated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -11,38 +10,19 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spd.config.models import (
-    CiConfig,
-    GlobalSharedMLPConfig,
-    GlobalTransformerConfig,
-    MLPConfig,
-    ModulePattern,
-    SharedMLPConfig,
-    VectorMLPConfig,
-)
+from spd.config.models import CiConfig, MLPConfig, ModulePattern
 from spd.config.perf import PerfConfig
 from spd.errors import ConfigError, TargetError
-from spd.models.components import (
-    Components,
-    EmbeddingComponents,
-    Identity,
-    LinearComponents,
-    MLPCiFn,
-    TiedComponents,
-    VectorMLPCiFn,
-    VectorSharedMLPCiFn,
-)
-from spd.models.global_ci import GlobalSharedMLPCiFn, GlobalSharedTransformerCiFn
-from spd.models.identity_insertion import input_width, is_transposed
+from spd.models.building import GLOBAL, build_ci_fns, build_sites
+from spd.models.components import Components, EmbeddingComponents
+from spd.models.identity_insertion import input_width
 from spd.models.masks import ComponentsMaskInfo
-from spd.models.sigmoids import SigmoidType, sigmoid_pair
 from spd.models.prefix import Recorder, Replayer, Stretches
-from spd.models.sites import CacheType, Execution, Known, KnownSites, Site, build_backend
+from spd.models.sigmoids import SigmoidType, sigmoid_pair
+from spd.models.sites import CacheType, Execution, Known, KnownSites, build_backend
 from spd.sampling import Sampling, SourceSampler
 
 __all__ = ["CIOutputs", "ComponentModel", "OutputWithCache"]
-
-_GLOBAL = "global"
 
 
 @dataclass(frozen=True)
@@ -53,6 +33,7 @@ class OutputWithCache:
         output: the target's output.
         cache: by site; for component activations by site and "_pre_detach" or "_post_detach".
         outputs: of the sites, in a pass that remembers their inputs.
+        versions: of inputs and outputs in such a pass, see `spd.models.sites.Known`.
         repeated: sites that such a pass came to more than once.
         stretches: what it computed between sites, where that was recorded.
     """
@@ -60,6 +41,7 @@ class OutputWithCache:
     output: Float[Tensor, "..."]
     cache: dict[str, Shaped[Tensor, "..."]]
     outputs: dict[str, Float[Tensor, "..."]]
+    versions: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
     stretches: Stretches | None = None
 
@@ -72,11 +54,13 @@ class CIOutputs:
         lower_leaky: g, which makes the masks.
         upper_leaky: ḡ, which is penalised.
         pre_sigmoid: z.
+        at_zero: g and ḡ of an input of zeros, where they were asked for.
     """
 
     lower_leaky: dict[str, Float[Tensor, "... _"]]
     upper_leaky: dict[str, Float[Tensor, "... _"]]
     pre_sigmoid: dict[str, Float[Tensor, "... _"]]
+    at_zero: dict[str, tuple[Float[Tensor, " _"], Float[Tensor, " _"]]] = field(default_factory=dict)
 
 
 class ComponentModel(nn.Module):
@@ -135,18 +119,12 @@ matches 1, a ReLU. Narrow the pattern.
         self.perf = perf or PerfConfig()
         self.target_model = target_model.requires_grad_(False).eval()
         self.output_attr, self.sigmoids = output_attr, sigmoid_pair(sigmoid_type)
-        modules = _matched(target_model, module_info)
-        self.module_to_c = {name: c for name, (_, c) in modules.items()}
-        self._sites = {
-            name: Site(name, module, _components_of(module, c, generator), number)
-            for number, (name, (module, c)) in enumerate(modules.items())
-        }
         self.tied_weights = tuple(tied_weights)
-        for first, second in self.tied_weights:
-            self._sites[second] = _tied(self._sites, first, second)
+        self._sites = build_sites(target_model, module_info, self.tied_weights, generator)
+        self.module_to_c = {name: site.components.C for name, site in self._sites.items()}
         self._components = nn.ModuleDict({_key(name): site.components for name, site in self._sites.items()})
         self._ci_fns = nn.ModuleDict(
-            {_key(name): fn for name, fn in _ci_fns(self._sites, ci, self.perf, generator).items()}
+            {_key(name): fn for name, fn in build_ci_fns(self._sites, ci, self.perf, generator).items()}
         )
         parameter = next(target_model.parameters(), None)
         if parameter is not None:
@@ -172,13 +150,26 @@ matches 1, a ReLU. Narrow the pattern.
     @property
     def ci_fns(self) -> dict[str, nn.Module]:
         """Causal-importance functions by site, or the one for all under "global"."""
-        names = [_GLOBAL] if _GLOBAL in self._ci_fns else self.target_module_paths
+        names = [GLOBAL] if GLOBAL in self._ci_fns else self.target_module_paths
         return {name: self._ci_fns[_key(name)] for name in names}
 
     @property
     def tied_parameters(self) -> set[int]:
         """Identities of the parameters that two sites share."""
         return {id(p) for first, _ in self.tied_weights for p in self._sites[first].components.parameters()}
+
+    def parameters_of(self, names: Collection[str]) -> list[nn.Parameter]:
+        """The components' parameters that masked sites are computed from, each once.
+
+        Args:
+            names: of sites.
+
+        Returns:
+            Those that take gradients.
+        """
+        owner = {second: first for first, second in self.tied_weights}
+        owners = dict.fromkeys(owner.get(name, name) for name in names)
+        return [p for name in owners for p in self._sites[name].components.parameters() if p.requires_grad]
 
     @property
     def input_width(self) -> int | None:
@@ -244,7 +235,9 @@ matches 1, a ReLU. Narrow the pattern.
         if cache_type == "none":
             return output
         stretches = tape.stretches if isinstance(tape, Recorder) else None
-        return OutputWithCache(output, execution.cache, execution.outputs, frozenset(execution.repeated), stretches)
+        return OutputWithCache(
+            output, execution.cache, execution.outputs, execution.versions, frozenset(execution.repeated), stretches
+        )
 
     def _execution(
         self,
@@ -256,7 +249,8 @@ matches 1, a ReLU. Narrow the pattern.
         perf = self.perf
         return Execution(
             mask_infos, cache_type, known or {}, fused=perf.fused_unmasked, by_hand=self.by_hand,
-            compact=perf.row_dedup and self.looks_at_data, ordered=self._names if perf.ordered_sites else None, tape=tape,
+            compact=perf.row_dedup and self.looks_at_data, ordered=self._names if perf.ordered_sites else None,
+            tape=tape,
         )  # fmt: skip
 
     @property
@@ -274,7 +268,7 @@ matches 1, a ReLU. Narrow the pattern.
         if not perf.reuse_prefix or perf.site_backend != "inline" or perf.compile_target or not self.by_hand:
             return None  # compiled code runs no operation by itself
         if isinstance(known, KnownSites) and known.stretches is not None:
-            return Replayer(known.stretches)
+            return Replayer(known.stretches) if known.precedes(mask_infos or {}) else None
         return Recorder() if mask_infos is None and cache_type == "input" and not torch.is_grad_enabled() else None
 
     def known_sites(self, run: OutputWithCache) -> KnownSites:
@@ -291,13 +285,11 @@ matches 1, a ReLU. Narrow the pattern.
         perf = self.perf
         if perf.site_backend != "inline" or not (perf.reuse_prefix or perf.reuse_inner_acts):
             return KnownSites()
-        found = {
-            name: Known(
-                x, run.outputs[name], self.components[name].get_inner_acts(x) if perf.reuse_inner_acts else None
-            )
-            for name, x in run.cache.items()
-            if name not in run.repeated
-        }
+        found = {}
+        for name, x in run.cache.items():
+            if name not in run.repeated:
+                h = self.components[name].get_inner_acts(x) if perf.reuse_inner_acts else None
+                found[name] = Known(x, run.outputs[name], h, run.versions[name])
         return KnownSites(found, run.stretches)
 
     @contextmanager
@@ -324,6 +316,7 @@ matches 1, a ReLU. Narrow the pattern.
         detach_inputs: bool = False,
         sampler: SourceSampler | None = None,
         known: Mapping[str, Known] | None = None,
+        at_zero: bool = False,
     ) -> CIOutputs:
         """How important each component is at each position.
 
@@ -335,6 +328,7 @@ matches 1, a ReLU. Narrow the pattern.
             detach_inputs: no gradient reaches what is before the causal-importance functions.
             sampler: draws u; needed for binomial sampling.
             known: inner activations that were computed already, by site.
+            at_zero: also those of an input of zeros, as one more row; inputs have one axis of positions then.
 
         Returns:
             The importances.
@@ -344,24 +338,30 @@ matches 1, a ReLU. Narrow the pattern.
         """
         if sampling == "binomial" and sampler is None:
             raise ConfigError("binomial sampling draws u; no sampler was given. Pass a SourceSampler.")
-        z = self._pre_sigmoid(pre_weight_acts, detach_inputs, known or {})
+        z = self._pre_sigmoid(pre_weight_acts, detach_inputs, known or {}, at_zero)
         by_hand = self.by_hand and self.perf.ci_kernel != "einsum" and sampling == "continuous"
         both = self.sigmoids.both if by_hand else None
-        lower, upper = {}, {}
+        lower, upper, zero = {}, {}, {}
         for name, values in z.items():
-            if both is not None:
-                lower[name], upper[name] = both(values)
-                continue
             noisy = values
             if sampling == "binomial" and sampler is not None:
-                noisy = 1.05 * values - 0.05 * sampler.uniform(values.shape)
-            lower[name], upper[name] = self.sigmoids.masks(noisy), self.sigmoids.penalty(values)
+                rows = values[:-1] if at_zero else values
+                noisy = 1.05 * rows - 0.05 * sampler.uniform(rows.shape)
+                noisy = torch.cat([noisy, values[-1:]]) if at_zero else noisy
+            g, penalised = (self.sigmoids.masks(noisy), self.sigmoids.penalty(values)) if both is None else both(values)
+            if at_zero:
+                (g, g_zero), (penalised, penalised_zero) = (t.split([t.shape[0] - 1, 1]) for t in (g, penalised))
+                zero[name] = g_zero[0], penalised_zero[0]
+            lower[name], upper[name] = g, penalised
+        z = {name: values[:-1] for name, values in z.items()} if at_zero else z
         if not self.perf.skip_range_checks and self.by_hand:
             for name, g in lower.items():
                 _check_range(name, g, *self.sigmoids.range)
-        return CIOutputs(lower, upper, z)
+        return CIOutputs(lower, upper, z, zero)
 
-    def _pre_sigmoid(self, acts: Mapping[str, Tensor], detach: bool, known: Mapping[str, Known]) -> dict[str, Tensor]:
+    def _pre_sigmoid(
+        self, acts: Mapping[str, Tensor], detach: bool, known: Mapping[str, Known], at_zero: bool
+    ) -> dict[str, Tensor]:
         read: dict[str, Tensor] = {}
         places: dict[str, Tensor] = {}
         for name, x in acts.items():
@@ -374,9 +374,10 @@ matches 1, a ReLU. Narrow the pattern.
             elif as_acts:
                 h = known[name].h if name in known else None
                 found = components.get_inner_acts(x) if h is None else h
+            found = torch.cat([found, found.new_zeros(1, found.shape[-1])]) if at_zero else found
             read[name] = found.detach() if detach else found
-        if _GLOBAL in self._ci_fns:
-            return cast("dict[str, Tensor]", self._ci_fns[_GLOBAL](read))
+        if GLOBAL in self._ci_fns:
+            return cast("dict[str, Tensor]", self._ci_fns[GLOBAL](read))
         z = {name: self._ci_fns[_key(name)](x) for name, x in read.items()}
         return z | {name: functional.embedding(place, z[name]) for name, place in places.items()}
 
@@ -438,85 +439,3 @@ def _check_range(name: str, g: Tensor, low: float, high: float) -> None:
 def _key(name: str) -> str:
     """Module names may hold no dots."""
     return name.replace(".", "-")
-
-
-def _matched(model: nn.Module, module_info: Sequence[ModulePattern]) -> dict[str, tuple[nn.Module, int]]:
-    """Modules to decompose, by path, in the model's own order."""
-    owner: dict[str, ModulePattern] = {}
-    paths = {name: module for name, module in model.named_modules() if name}
-    for info in module_info:
-        names = [name for name in paths if fnmatchcase(name, info.module_pattern)]
-        if not names:
-            raise TargetError(
-                f"a pattern matches at least one module; {info.module_pattern!r} matches none of {', '.join(paths)}. "
-                "Correct it."
-            )
-        for name in names:
-            if name in owner:
-                raise TargetError(
-                    f"a module is matched by one pattern; {name} is matched by {owner[name].module_pattern!r} and by "
-                    f"{info.module_pattern!r}. Narrow one of them."
-                )
-            if not _decomposable(paths[name]):
-                raise TargetError(
-                    "a decomposed module is a linear layer, an embedding, a Conv1D or an inserted identity; "
-                    f"{info.module_pattern!r} matches {name}, a {type(paths[name]).__name__}. Narrow the pattern."
-                )
-            owner[name] = info
-    return {name: (paths[name], owner[name].C) for name in paths if name in owner}
-
-
-def _decomposable(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Embedding | Identity) or is_transposed(module)
-
-
-def _components_of(module: nn.Module, c: int, generator: torch.Generator | None) -> Components:
-    if isinstance(module, nn.Embedding):
-        return EmbeddingComponents(module.num_embeddings, module.embedding_dim, c, generator=generator)
-    if isinstance(module, Identity):
-        return LinearComponents(module.d, module.d, c, generator=generator)
-    weight, bias = cast(Tensor, module.weight), cast("Tensor | None", module.bias)
-    transposed = is_transposed(module)
-    d_in, d_out = weight.shape if transposed else reversed(weight.shape)
-    return LinearComponents(d_in, d_out, c, bias=bias, transposed=transposed, generator=generator)
-
-
-def _tied(sites: Mapping[str, Site], first: str, second: str) -> Site:
-    for name in (first, second):
-        if name not in sites:
-            raise TargetError(f"tied weights are sites, {', '.join(sites)}; got {name!r}. Name two of them.")
-    one, other = sites[first], sites[second]
-    if not isinstance(one.components, LinearComponents) or not torch.equal(one.weight, other.weight.T):
-        raise TargetError(
-            f"tied weights are each other's transposes; those of {first} and {second} are not. Leave the pair out."
-        )
-    components = TiedComponents(one.components, bias=other.components.bias)
-    return Site(second, other.module, components, other.number)
-
-
-def _ci_fns(
-    sites: Mapping[str, Site], ci: CiConfig, perf: PerfConfig, generator: torch.Generator | None
-) -> dict[str, nn.Module]:
-    cs = {name: site.components.C for name, site in sites.items()}
-    embeddings = [name for name, site in sites.items() if isinstance(site.components, EmbeddingComponents)]
-    if embeddings and isinstance(ci, VectorMLPConfig | SharedMLPConfig):
-        raise ConfigError(
-            f"an embedding's input is a token, which only the kind 'mlp' and the global ones read, as inner "
-            f"activations; got {ci.ci_fn_type!r} for {embeddings[0]}. Choose another kind, or leave the embedding out."
-        )
-    if isinstance(ci, MLPConfig):
-        return {name: MLPCiFn(c, ci.hidden_dims, kernel=perf.ci_kernel, generator=generator) for name, c in cs.items()}
-    widths = {name: cs[name] if name in embeddings else input_width(site.module) for name, site in sites.items()}
-    dims = {name: width for name, width in widths.items() if width is not None}
-    if isinstance(ci, VectorMLPConfig):
-        return {name: VectorMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
-    if isinstance(ci, SharedMLPConfig):
-        return {name: VectorSharedMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
-    if isinstance(ci, GlobalSharedMLPConfig):
-        return {_GLOBAL: GlobalSharedMLPCiFn(dims, cs, ci.hidden_dims, generator=generator)}
-    assert isinstance(ci, GlobalTransformerConfig)
-    return {
-        _GLOBAL: GlobalSharedTransformerCiFn(
-            dims, cs, d_model=ci.d_model, n_blocks=ci.n_blocks, n_heads=ci.n_heads, d_mlp=ci.d_mlp, generator=generator
-        )
-    }

@@ -2,20 +2,33 @@
 
 Every pass over a batch begins alike: up to the first site that is masked, it repeats the target's own. Here each
 operation of the target's pass that lies outside its sites is recorded with its result, in one list for each stretch
-between two sites; a masked pass is given the results in their order instead of computing them. It goes on by itself from
-the first masked site, or from where it does something else than was recorded, or where a result has been changed in
-place since.
+between two sites; a masked pass is given the results in their order instead of computing them. It goes on by itself
+from the first masked site, or from where it does something else than was recorded, or where a result has been changed
+in place since.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Recorder", "Replayer", "Stretches"]
+__all__ = ["Recorder", "Replayer", "Stretches", "versions_of"]
+
+
+def versions_of(result: Any) -> tuple[int, ...] | None:
+    """How often each tensor was changed in place.
+
+    Args:
+        result: a tensor, or several; anything else is passed over.
+
+    Returns:
+        The counts; None where they are not kept, in inference mode.
+    """
+    parts = result if isinstance(result, tuple | list) else (result,)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return None if any(t.is_inference() for t in tensors) else tuple(t._version for t in tensors)
 
 
 @dataclass(frozen=True)
@@ -25,18 +38,11 @@ class _Call:
     versions: tuple[int, ...] | None
 
     def still_holds(self, func: Callable[..., Any]) -> bool:
-        return self.versions is not None and self.func == func and _versions(self.result) == self.versions
+        return self.versions is not None and self.func == func and versions_of(self.result) == self.versions
 
 
 Stretches = list[list[_Call]]
 """Operations between two sites, site by site."""
-
-
-def _versions(result: Any) -> tuple[int, ...] | None:
-    """Counts of changes in place; None where they are not counted."""
-    parts = result if isinstance(result, tuple | list) else (result,)
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    return None if any(t.is_inference() for t in tensors) else tuple(t._version for t in tensors)
 
 
 class Recorder(TorchFunctionMode):
@@ -68,7 +74,7 @@ class Recorder(TorchFunctionMode):
         """Does the operation, and remembers it."""
         result = func(*args, **(kwargs or {}))
         if not self._within_site:
-            self.stretches[-1].append(_Call(func, result, _versions(result)))
+            self.stretches[-1].append(_Call(func, result, versions_of(result)))
         return result
 
 
@@ -78,6 +84,7 @@ class Replayer(TorchFunctionMode):
     Args:
         stretches: what was recorded.
 
+    >>> import torch
     >>> recorder = Recorder()
     >>> with recorder:
     ...     first = torch.ones(2) + 1

@@ -15,7 +15,7 @@ inline            the leaf's forward is ours: the frozen weight is used only whe
 All three leave the target's tree of modules, its parameters and their names as they were.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from spd.kernels.folded import folded_output, take_rows
 from spd.models.components import Components
 from spd.models.masks import ComponentsMaskInfo, Interpolated, whole_mask
-from spd.models.prefix import Recorder, Replayer, Stretches
+from spd.models.prefix import Recorder, Replayer, Stretches, versions_of
 
 __all__ = ["BACKENDS", "Backend", "CacheType", "Execution", "Known", "KnownSites", "Site", "build_backend"]
 
@@ -66,11 +66,18 @@ class Known:
         x: the site's input.
         out: the leaf's output.
         h: inner activations of x; None = not computed yet.
+        versions: of x and out when they were read, see `spd.models.prefix.versions_of`.
     """
 
     x: Shaped[Tensor, "..."]
     out: Float[Tensor, "... d_out"]
     h: Float[Tensor, "... C"] | None = None
+    versions: tuple[int, ...] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether neither was changed in place since."""
+        return self.versions is not None and versions_of((self.x, self.out)) == self.versions
 
 
 class KnownSites(dict[str, Known]):
@@ -85,6 +92,22 @@ class KnownSites(dict[str, Known]):
         super().__init__(found or {})
         self.stretches = stretches
 
+    def precedes(self, sites: Container[str]) -> bool:
+        """Whether anything was recorded before the first of some sites.
+
+        Args:
+            sites: their names.
+
+        Returns:
+            The answer.
+        """
+        for name, stretch in zip(self, self.stretches or [], strict=False):
+            if stretch:
+                return True
+            if name in sites:
+                return False
+        return False
+
 
 @dataclass
 class Execution:
@@ -97,7 +120,8 @@ class Execution:
             inputs are those of the target's pass: outputs of layers and inner activations are taken from here. Only the
             inline back end can leave a product out.
         fused: take an unmasked product as a (V U), where that is cheaper.
-        by_hand: take the folded form's gradients from `spd.kernels.folded`.
+        by_hand: take the folded form's gradients from `spd.kernels.folded`, and look whether what is known was changed
+            in place; a compiler follows neither.
         compact: leave out of a masked product the positions at which the layer itself is taken.
         ordered: the sites' names by their numbers: instructions are laid out in lists, and found by number.
         tape: records, or gives out, what is computed between sites.
@@ -105,6 +129,7 @@ class Execution:
     Attributes:
         cache: what was remembered, by site.
         outputs: in a pass that remembers inputs, the sites' outputs.
+        versions: in such a pass, see `Known`.
         moved: whether a site was masked.
         repeated: sites that a pass which remembers inputs came to more than once.
     """
@@ -119,6 +144,7 @@ class Execution:
     tape: Recorder | Replayer | None = None
     cache: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    versions: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     moved: bool = False
     repeated: set[str] = field(default_factory=set)
 
@@ -146,7 +172,7 @@ class Execution:
             The output, or None where the leaf's own is to be taken.
         """
         info, known = self._found(site)
-        if known is not None and self.moved and known.x is not x:
+        if known is not None and ((self.moved and known.x is not x) or (self.by_hand and not known.holds)):
             known = None
         h = None
         if known is not None:
@@ -166,6 +192,7 @@ class Execution:
             if site.name in self.cache:
                 self.repeated.add(site.name)
             self.cache[site.name], self.outputs[site.name] = x, out
+            self.versions[site.name] = versions_of((x, out)) if self.by_hand else None
         elif self.cache_type == "output":
             self.cache[site.name] = out = target_out() if out is None else out
         return out
@@ -229,7 +256,9 @@ def _folded(
         r = r.expand(g.shape)
     if h is None:
         flat = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
-        h = components.get_inner_acts(flat if rows is None else take_rows(flat, rows))
+        if rows is not None:
+            flat = take_rows(flat, rows) if x.is_floating_point() else flat.index_select(0, rows)
+        h = components.get_inner_acts(flat)
     else:
         h = h.reshape(-1, components.C)
         h = h if rows is None else take_rows(h, rows)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from claimbench.case import Case, Counted, Lossy, Workload
 from claimbench.cases.spd import problem
@@ -19,8 +20,10 @@ __all__ = ["CASES"]
 
 LOSS = "loss PGDReconSubsetLoss"
 
-BOUND = 0.1
-"""Share of the adversary's loss that may be lost: less of it would be another method."""
+BOUND = 0.25
+"""Share of the adversary's loss that may be lost on any batch before it is another method; claims ask for less."""
+
+SEEDS = 5
 
 ATTACKS: dict[str, tuple[int, float]] = {"steps": (5, 0.1), "step_size": (5, 0.4)}
 """Steps and step size, against 20 steps of 0.1."""
@@ -49,12 +52,17 @@ def _attacks(_params: Params) -> Workload:
 
 
 def _found(_params: Params) -> Iterable[Counted]:
-    inputs = inputs_of("pgd_lm", 0)
-    firsts = {name: build(inputs).first for name, build in _builds().items()}
-    for name, first in firsts.items():
-        if name != "before":
-            share = 100 * (1 - _lost(first, firsts["before"]))
-            yield Counted("found", share, name, "%", "of the loss that 20 steps of 0.1 find, at the first step")
+    shares: dict[str, list[float]] = {}
+    for seed in range(SEEDS):
+        inputs = inputs_of("pgd_lm", seed)
+        firsts = {name: build(inputs).first for name, build in _builds().items()}
+        for name in firsts.keys() - {"before"}:
+            shares.setdefault(name, []).append(100 * (1 - _lost(firsts[name], firsts["before"])))
+    for name in (*ATTACKS, "batches"):
+        mean, error = float(np.mean(shares[name])), float(np.std(shares[name], ddof=1)) / SEEDS**0.5
+        reach = float(student.ppf(0.975, SEEDS - 1)) * error
+        words = f"of the loss that 20 steps of 0.1 find, at the first step; mean of {SEEDS} seeds"
+        yield Counted("found", mean, name, "%", words, (mean - reach, mean + reach))
 
 
 CASES = (
@@ -66,6 +74,7 @@ CASES = (
         grid=({"task": "pgd_lm"},),
         variants=("before", *ATTACKS, "batches"),
         values=_found,
+        quick_values=(),
         original=(pgd_recon_subset_loss,),
         budget=4.0,
         precision=0.01,

@@ -15,7 +15,8 @@ from claimbench.cases.spd.problem import OFF, Build, inputs_of, start, step_work
 from claimbench.record import Params
 from spd.config.perf import PerfConfig
 from spd.reference import original
-from spd.training import StepLosses, Trainer
+from spd.step_losses import StepLosses
+from spd.training import Trainer
 
 __all__ = ["CASES", "COMPILED"]
 

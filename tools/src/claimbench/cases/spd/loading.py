@@ -160,7 +160,8 @@ def _quick_start(_params: Params) -> Workload:
             if not made:
                 made.append(start(given, "lm", perf, own_draws=False))
                 host = [batch.cpu() for batch in given["batches"]]
-                held = [batch.pin_memory() if perf.pin_memory else batch for batch in host]
+                pinned = perf.pin_memory and torch.cuda.is_available()
+                held = [batch.pin_memory() if pinned else batch for batch in host]
                 made[0].batches = _copied(held, perf.non_blocking)
             made[0].step()
             return made[0]

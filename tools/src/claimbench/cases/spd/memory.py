@@ -8,11 +8,22 @@ from typing import Any
 
 from claimbench.case import Case, Counted, Workload
 from claimbench.cases.spd.counting import peak_bytes
-from claimbench.cases.spd.problem import OFF, Started, TaskName, inputs_of, not_timed, start, step_workload
+from claimbench.cases.spd.problem import (
+    OFF,
+    Started,
+    TaskName,
+    default_device,
+    inputs_of,
+    not_timed,
+    start,
+    step_workload,
+)
 from claimbench.record import Params
 from spd.config.perf import PerfConfig
+from spd.perf.memory import measure_peak
 from spd.reference import original
-from spd.training import StepLosses, Trainer
+from spd.step_losses import StepLosses
+from spd.training import Trainer
 
 __all__ = ["CASES"]
 
@@ -38,6 +49,8 @@ def _peaks(_params: Params) -> Iterable[Counted]:
     for name, perf in (("before", OFF), ("after", AGAIN)):
         small, large = (peak_bytes(_started(perf, batch).step) for batch in (4, 8))
         yield Counted("peak", large / 2**20, name, "MiB", "of a step with 8 sequences, beyond what was there before it")
+        kept = measure_peak(_started(perf, 8).step, default_device()).saved_for_backward
+        yield Counted("kept", kept / 2**20, name, "MiB", "for the backward pass, at most at once")
         lines[name] = ((large - small) / 4, 2 * small - large)
     slope, fixed = lines["before"]
     budget = 16 * slope + fixed
@@ -74,10 +87,11 @@ CASES = (
         grid=({"task": TASK},),
         variants=("before", "after"),
         values=_peaks,
+        quick_values=(),
         original=(Trainer, StepLosses),
         budget=2.5,
         precision=0.01,
-        processes=5,
+        processes=3,
     ),
     Case(
         "spd.freeing",
@@ -86,6 +100,7 @@ CASES = (
         not_timed,
         values=_held,
         values_grid=({"steps": 2},),
+        quick_values=(),
         original=(original.train_freely,),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -248,12 +248,16 @@ def _kernel_inputs(params: Params, seed: int) -> dict[str, Any]:
 NAMES = ("h", "w1", "b1", "w2", "b2")
 
 
+def _scalar(leaves: Sequence[Tensor], kernel: Any) -> Tensor:
+    h, w1, b1, w2, b2 = leaves
+    return scalar_mlp(h, w1, b1, w2, b2, kernel)
+
+
 def _kernel(params: Params) -> Workload:
     def variant(kernel: Any) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
         def call(given: dict[str, Any]) -> dict[str, Tensor]:
             leaves = [given[name].detach().requires_grad_() for name in NAMES]
-            h, w1, b1, w2, b2 = leaves
-            z = scalar_mlp(h, w1, b1, w2, b2, kernel)
+            z = _scalar(leaves, kernel)
             found = torch.autograd.grad(z, leaves, given["upstream"])
             # A row's gradients are of size 1, those of weights are sums over thousands of rows.
             scaled = [g / g.abs().max() for g in found]
@@ -272,8 +276,8 @@ def _kernel_memory(params: Params) -> Iterable[Counted]:
     given = _kernel_inputs(params, 0)
     kernels: dict[str, Any] = {"before": "einsum", "broadcast": "broadcast", "best": "recompute"}
     for name, kernel in kernels.items():
-        leaves: list[Any] = [given[part].detach().requires_grad_() for part in NAMES]
-        found = saved_bytes(partial(scalar_mlp, *leaves, kernel))
+        leaves = [given[part].detach().requires_grad_() for part in NAMES]
+        found = saved_bytes(partial(_scalar, leaves, kernel))
         yield Counted("saved", found / 2**20, name, "MiB", "storages kept for the backward pass, h and weights too")
 
 
@@ -339,11 +343,12 @@ CASES = (
         "torch",
         _kernel,
         grid=({"rows": 4096, "C": 200, "H": 16},),
+        quick_grid=({"rows": 512, "C": 200, "H": 16},),
         variants=("before", "broadcast", "best"),
         values=_kernel_memory,
         original=(scalar_mlp,),
         budget=3.0,
         precision=0.01,
-        processes=5,
+        processes=3,
     ),
 )

@@ -25,7 +25,8 @@ from claimbench.record import Params
 from spd.config.perf import PerfConfig
 from spd.metrics.recon import unmasked_recon_loss
 from spd.metrics.target_run import TargetRun
-from spd.training import StepLosses, build_model
+from spd.step_losses import StepLosses
+from spd.training import build_model
 
 __all__ = ["CASES"]
 

@@ -14,7 +14,8 @@ from claimbench.record import Params
 from spd.config.perf import PRESETS, PerfConfig
 from spd.models.component_model import ComponentModel
 from spd.reference import original
-from spd.training import StepLosses, Trainer
+from spd.step_losses import StepLosses
+from spd.training import Trainer
 
 __all__ = ["CASES", "SWITCHES"]
 
@@ -58,7 +59,7 @@ CASES = (
         grid=({"task": "tms_5-2"},),
         variants=("before", "hooks", "weights", *SWITCHES),
         original=ORIGINAL,
-        budget=5.0,
+        budget=4.0,
         precision=0.003,
     ),
     Case(
@@ -80,7 +81,7 @@ CASES = (
         grid=({"task": "resid_mlp1"}, {"task": "tms_40-10"}, {"task": "lm"}),
         variants=("before", "best"),
         original=ORIGINAL,
-        quick_grid=({"task": "resid_mlp1"},),
+        quick_grid=({"task": "tms_5-2"},),  # steps of a third of a second and more are for full runs
         budget=12.0,
         precision=0.01,
         processes=3,

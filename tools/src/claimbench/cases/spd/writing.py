@@ -50,7 +50,7 @@ def _checkpoints(params: Params) -> Iterable[Counted]:
                 "ours_waiting": lambda: stall(lambda: save(started.trainer, path)),
                 "best": lambda: stall(lambda: save(started.trainer, path, background), background.flush),
             },
-            rounds=12,
+            rounds=8,
         )
         for name, taken in found.items():
             yield Counted("stall", 1e3 * float(sorted(taken)[len(taken) // 2]), name, "ms", "training waits; median")
@@ -251,6 +251,7 @@ CASES = (
         not_timed,
         values=_checkpoints,
         values_grid=({"task": "lm"},),
+        quick_values=({"task": "tms_5-2"},),
         original=(original.save_at_once, original.AsyncSaver),
     ),
     Case(
@@ -274,7 +275,7 @@ CASES = (
         original=(original.collect_before,),
         budget=2.0,
         precision=0.02,
-        processes=5,
+        processes=3,
     ),
     Case(
         "spd.gc_order",
