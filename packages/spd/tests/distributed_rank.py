@@ -31,7 +31,8 @@ from spd.config.models import MLPConfig, ModulePattern
 from spd.config.perf import PerfConfig
 from spd.config.run import Config
 from spd.config.schedules import LrSchedule
-from spd.distributed import Distributed, RankError, gathered, gathered_state, shard, share
+from spd.distributed import Distributed, gathered, gathered_state, shard, share
+from spd.errors import RankError
 from spd.sampling import SourceSampler
 from spd.training import Trainer, build_model
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from spd.config.perf import PerfConfig
-from spd.distributed import Distributed, RankError, shard, share, whole
-from spd.errors import ConfigError, SPDError
+from spd.distributed import Distributed, shard, share, whole
+from spd.errors import ConfigError, RankError, SPDError
 from spd.sampling import SourceSampler
 
 

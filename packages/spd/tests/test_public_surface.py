@@ -147,7 +147,6 @@ SURFACE: dict[str, set[str]] = {
     },
     "spd.distributed": {
         "Distributed",
-        "RankError",
         "Shareable",
         "gathered",
         "gathered_state",
@@ -157,7 +156,6 @@ SURFACE: dict[str, set[str]] = {
     },
     "spd.distributed.ranks": {
         "Distributed",
-        "RankError",
     },
     "spd.distributed.replicas": {
         "Shareable",
@@ -182,6 +180,7 @@ SURFACE: dict[str, set[str]] = {
         "DataError",
         "DivergenceError",
         "MissingExtraError",
+        "RankError",
         "SPDError",
         "SamplingError",
         "TargetError",
@@ -276,10 +275,12 @@ SURFACE: dict[str, set[str]] = {
         "target_names",
         "train_target",
     },
-    "spd.experiments.tasks": {
+    "spd.experiments.task": {
         "Task",
-        "build_task",
         "per_rank_batch_sizes",
+    },
+    "spd.experiments.tasks": {
+        "build_task",
     },
     "spd.experiments.tms": set(),
     "spd.experiments.tms.model": {
@@ -644,6 +645,7 @@ SURFACE: dict[str, set[str]] = {
 
 def test_every_module_is_pinned() -> None:
     found = {info.name for info in pkgutil.walk_packages(spd.__path__, "spd.")} | {"spd"}
+    found -= {"spd.__main__"}  # runs the command where it is imported
     assert found == set(SURFACE)
 
 

@@ -52,6 +52,7 @@ class RecordingSampler(SourceSampler):
     Attributes:
         plan: what was asked for so far.
 
+    >>> import torch
     >>> a, b = SourceSampler(1), SourceSampler(1)
     >>> recorder = RecordingSampler(a)
     >>> x, n = recorder.uniform((2,)), recorder.ranks(3, (2,))

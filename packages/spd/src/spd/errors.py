@@ -9,6 +9,7 @@
     ├── DivergenceError    (RuntimeError)  a loss that is not finite
     ├── DataError          (ValueError)    data that is missing or does not fit
     ├── CheckpointError    (ValueError)    files that cannot be trusted, or belong to another run
+    ├── RankError          (RuntimeError)  another process of the run ended or hung, or could not be reached
     └── MissingExtraError  (ImportError)   an optional dependency is not installed
 
 A message says the rule, the value that came, and what to do about it.
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "MissingExtraError",
+    "RankError",
     "SPDError",
     "SamplingError",
     "TargetError",
@@ -52,6 +54,10 @@ class DataError(SPDError, ValueError):
 
 class CheckpointError(SPDError, ValueError):
     """A file that is truncated, foreign, too new or of another configuration."""
+
+
+class RankError(SPDError, RuntimeError):
+    """Another process of the run ended or hung, or could not be reached."""
 
 
 class MissingExtraError(SPDError, ImportError):

@@ -7,7 +7,6 @@ the end.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from spd.config import evals as e
 from spd.config import losses as c
 from spd.config.run import Config
 from spd.errors import CheckpointError, DataError
+from spd.files import write_whole
 from spd.losses import LossContext, compute_losses, deltas_for, router_of
 from spd.metrics.ce_and_kl import CEAndKL, SubsetCEAndKL
 from spd.metrics.ci_tables import L0, ActivationDensity, ActiveComponents, Histograms, MeanPerComponent
@@ -273,23 +273,11 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = {key: value if value == value else None for key, value in evaluation.numbers.items()}  # JSON has no NaN
-    # The other file is sorted; the sites' own order is the target's.
-    text = {"numbers": numbers, "labels": evaluation.labels, "tables": list(evaluation.tables)}
+    text = json.dumps({"numbers": numbers, "labels": evaluation.labels}, indent=2, allow_nan=False) + "\n"
     tables = {key: value.contiguous() for key, value in evaluation.tables.items()}
-    writers: dict[str, Callable[[Path], object]] = {
-        "evaluation.safetensors": lambda path: save_file(tables, path),
-        "evaluation.json": lambda path: path.write_text(
-            json.dumps(text, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        ),
-    }
-    for name, write in writers.items():
-        temporary = folder / f".{name}.part"
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+    write_whole(folder / "evaluation.safetensors", lambda path: save_file(tables, path))
+    write_whole(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8"))
     return [folder / "evaluation.json", folder / "evaluation.safetensors"]
 
 

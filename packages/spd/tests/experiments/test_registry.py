@@ -14,7 +14,8 @@ from spd.errors import CheckpointError, ConfigError, TargetError
 from spd.experiments.ih.model import InductionBatches
 from spd.experiments.registry import load_config, names, overridden
 from spd.experiments.targets import save_target
-from spd.experiments.tasks import build_task, per_rank_batch_sizes
+from spd.experiments.task import per_rank_batch_sizes
+from spd.experiments.tasks import build_task
 from spd.experiments.tms.train_tms import TMSTrainConfig, train_tms
 from spd.sampling import SourceSampler
 from spd.training import Trainer, build_model

@@ -24,8 +24,8 @@
 =========  =============================================================================================================
 """
 
-from spd.distributed.ranks import Distributed, RankError
+from spd.distributed.ranks import Distributed
 from spd.distributed.replicas import Shareable, share
 from spd.distributed.shards import gathered, gathered_state, shard, whole
 
-__all__ = ["Distributed", "RankError", "Shareable", "gathered", "gathered_state", "shard", "share", "whole"]
+__all__ = ["Distributed", "Shareable", "gathered", "gathered_state", "shard", "share", "whole"]

@@ -13,18 +13,14 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
-from spd.errors import ConfigError, SPDError
+from spd.errors import ConfigError, RankError
 from spd.sampling import SourceSampler, rank_seed
 
-__all__ = ["Distributed", "RankError"]
+__all__ = ["Distributed"]
 
 Named = Mapping[str, Shaped[Tensor, "..."]]
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-class RankError(SPDError, RuntimeError):
-    """Another process of the run ended or hung, or could not be reached."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from spd.config.run import Config, read_config
 from spd.distributed import Distributed
 from spd.errors import CheckpointError
 from spd.eval import Evaluation
-from spd.experiments.tasks import Task, build_task
+from spd.experiments.task import Task
+from spd.experiments.tasks import build_task
 from spd.experiments.verdict import Check, checks_of
 from spd.files import write_whole
 from spd.run_spd import CHECKPOINTS, CONFIG, Progress, RunResult, evaluate_run, optimize, start_trainer

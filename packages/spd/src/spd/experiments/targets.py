@@ -6,18 +6,13 @@ is not in the file: the second of two tied weights, and random directions that c
 float16 where that loses nothing, because the network was rounded before it was measured.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spd.config.base import Frozen
@@ -31,6 +26,7 @@ from spd.experiments.resid_mlp.model import ResidMLP
 from spd.experiments.resid_mlp.train_resid_mlp import ResidMLPTrainConfig, resid_mlp_loss, train_resid_mlp
 from spd.experiments.tms.model import TMSModel
 from spd.experiments.tms.train_tms import TMSTrainConfig, tms_loss, train_tms
+from spd.tensor_files import TensorFile, digest
 
 __all__ = [
     "FORMAT_VERSION",
@@ -48,7 +44,6 @@ __all__ = [
 FORMAT_VERSION = 1
 _SHIPPED = Path(__file__).parent / "targets_data"
 _SUFFIX = ".safetensors"
-_HEADER = "spd.target"
 
 Progress = Callable[[int, float], None]
 """Is told the step and the loss now and then."""
@@ -181,6 +176,11 @@ def target_names() -> tuple[str, ...]:
     return tuple(_RECIPES)
 
 
+_FILE = TensorFile(
+    "spd.target", FORMAT_VERSION, "a target", f"Name another file, or one of {', '.join(_RECIPES)}, or make it again."
+)
+
+
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
@@ -280,22 +280,13 @@ def save_target(
         )
     kept = {n: _smallest(value) for n, value in state.items() if n not in _KINDS[kind].left_out(settings)}
     header = {
-        "format": FORMAT_VERSION,
         "kind": kind,
         "settings": dict(settings),
         "train_settings": dict(train_settings or {}),
         "figures": {name: float(value) for name, value in (figures or {}).items()},
-        "sha256": _digest(state),
+        "sha256": _digest_of(state),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(kept, temporary, metadata={_HEADER: json.dumps(header)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _FILE.write(path, kept, header)
     return path
 
 
@@ -312,7 +303,7 @@ def describe_target(name_or_path: str | Path) -> TargetDescription:
         CheckpointError: no such target, or a file that is foreign, truncated or too new.
     """
     path = _path_of(name_or_path)
-    header = _header(path)
+    header = _FILE.header(path)
     figures = {name: float(value) for name, value in header["figures"].items()}
     return TargetDescription(header["kind"], header["settings"], header["train_settings"], figures, path)
 
@@ -333,7 +324,7 @@ def load_target(name_or_path: str | Path) -> nn.Module:
     torch.Size([2, 5])
     """
     path = _path_of(name_or_path)
-    header = _header(path)
+    header = _FILE.header(path)
     model = _build(header["kind"], header["settings"], f"{path}'s header")
     try:
         with safe_open(path, framework="pt") as file:
@@ -347,7 +338,7 @@ def load_target(name_or_path: str | Path) -> nn.Module:
             f"a target's file holds the tensors of the network that its header describes; {path} does not: {error}. "
             "Make it again."
         ) from error
-    if _digest(model.state_dict()) != header["sha256"]:
+    if _digest_of(model.state_dict()) != header["sha256"]:
         raise CheckpointError(
             f"a target's tensors have the SHA-256 that its header says; those of {path} do not: it is damaged. Make it "
             "again."
@@ -365,23 +356,6 @@ def _path_of(name_or_path: str | Path) -> Path:
     return path
 
 
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"a target is a safetensors file that spd wrote; {path} is not, or is truncated: {error}. Name another "
-            f"file, or one of {', '.join(_RECIPES)}."
-        ) from error
-    if found.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"this version reads targets of format {FORMAT_VERSION}; {path} has format {found.get('format')}. Use the "
-            "version of spd that wrote it."
-        )
-    return found
-
-
 def _build(kind: str, settings: Mapping[str, Any], whose: str) -> nn.Module:
     if kind not in _KINDS:
         raise TargetError(f"a kind of target is one of {', '.join(_KINDS)}; got {kind!r}. Name one.")
@@ -389,6 +363,11 @@ def _build(kind: str, settings: Mapping[str, Any], whose: str) -> nn.Module:
         return _KINDS[kind].build(**settings).eval()
     except TypeError as error:
         raise TargetError(f"{whose} are arguments of a {kind}; got {dict(settings)}: {error}. Correct them.") from error
+
+
+def _digest_of(state: Mapping[str, Tensor]) -> str:
+    """Of the network as it is built, with what its file leaves out."""
+    return digest({name: value.detach().contiguous() for name, value in state.items()})
 
 
 def _same_shape(one: Tensor | None, other: Tensor | None) -> bool:
@@ -405,12 +384,3 @@ def _smallest(value: Tensor) -> Tensor:
     """The tensor as float16 where every number is one of float16's."""
     half = value.half()
     return (half if torch.equal(half.to(value.dtype), value) else value).contiguous()
-
-
-def _digest(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,4 @@
-"""What settings decompose: the target network, and streams of the data that it is run on."""
-
-from dataclasses import dataclass
+"""From settings to the target that they decompose and its data."""
 
 from torch import nn
 
@@ -12,50 +10,10 @@ from spd.experiments.ih.model import InductionBatches, InductionTransformer
 from spd.experiments.lm.text import TextBatches
 from spd.experiments.resid_mlp.model import ResidMLP
 from spd.experiments.targets import load_target
+from spd.experiments.task import Task, per_rank_batch_sizes
 from spd.experiments.tms.model import TMSModel
 
-__all__ = ["Task", "build_task", "per_rank_batch_sizes"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A target and its data.
-
-    Args:
-        target: the trained network.
-        train: batches to decompose it on.
-        eval: batches to measure it on, others than those.
-        output_attr: of what the target returns; None = itself.
-    """
-
-    target: nn.Module
-    train: BatchStream
-    eval: BatchStream
-    output_attr: str | None = None
-
-
-def per_rank_batch_sizes(config: Config, world_size: int = 1) -> tuple[int, int]:
-    """Examples of one microbatch on one rank.
-
-    Args:
-        config: the settings.
-        world_size: ranks.
-
-    Returns:
-        In training and in an evaluation, where there are no microbatches.
-
-    Raises:
-        ConfigError: ranks and microbatches that do not share a batch evenly.
-    """
-    shares = world_size * config.gradient_accumulation_steps
-    evaluated = config.eval_batch_size or config.batch_size
-    for name, size, parts in (("batch_size", config.batch_size, shares), ("eval_batch_size", evaluated, world_size)):
-        if size % parts:
-            raise ConfigError(
-                f"ranks and microbatches share a batch evenly; {name} is {size}, to be shared by {parts}. Choose a "
-                "multiple."
-            )
-    return config.batch_size // shares, evaluated // world_size
+__all__ = ["build_task"]
 
 
 def build_task(config: Config, *, rank: int = 0, world_size: int = 1) -> Task:

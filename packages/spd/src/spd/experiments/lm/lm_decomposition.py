@@ -14,7 +14,7 @@ from torch import nn
 from spd.config.run import Config
 from spd.config.tasks import LMTask
 from spd.errors import ConfigError, TargetError
-from spd.experiments.tasks import Task, per_rank_batch_sizes
+from spd.experiments.task import Task, per_rank_batch_sizes
 from spd.texts import import_lm, load_tokenizer
 from spd.tokens import text_stream
 
