@@ -8,6 +8,8 @@ from spd.config.models import MLPConfig, ModulePattern
 from spd.config.run import Config
 from spd.config.schedules import LrSchedule
 from spd.data import SparseFeatures, batches
+from spd.experiments.registry import load_config
+from spd.experiments.tasks import build_task
 from spd.models.component_model import ComponentModel
 from spd.sampling import SourceSampler
 from spd.training import Trainer
@@ -31,4 +33,9 @@ stream = batches(SparseFeatures(5, 64, 0.3), "cpu")
 first, *_, last = (trainer.step(stream) for _ in range(config.steps))
 if not last.losses["FaithfulnessLoss"] < first.losses["FaithfulnessLoss"]:
     raise SystemExit("components did not come nearer to the weights")
+
+# What is shipped beside the code is in the wheel too.
+shipped = build_task(load_config("tms_5-2", ["batch_size=64"]))
+if tuple(shipped.target.linear1.weight.shape) != (2, 5):
+    raise SystemExit("the shipped target is not the one of five features in two dimensions")
 print("spd: decomposes")

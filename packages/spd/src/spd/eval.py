@@ -274,7 +274,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
         The files.
     """
     numbers = {key: value if value == value else None for key, value in evaluation.numbers.items()}  # JSON has no NaN
-    text = json.dumps({"numbers": numbers, "labels": evaluation.labels}, indent=2, allow_nan=False) + "\n"
+    document = {"numbers": numbers, "labels": evaluation.labels, "tables": list(evaluation.tables)}
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     tables = {key: value.contiguous() for key, value in evaluation.tables.items()}
     write_whole(folder / "evaluation.safetensors", lambda path: save_file(tables, path))
     write_whole(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8"))
