@@ -60,12 +60,15 @@ class PerfConfig(Frozen):
         gc_every_n: steps, for "every_n".
         grad_checkpointing: masked passes are run again in the backward pass instead of kept.
         free_intermediates: what a loss no longer needs is let go before the next one.
-        delta_mode: Δ as a matrix, or folded into the target layer's own output.
-        ci_kernel: how the scalar network of a component is computed.
-        reuse_prefix: what precedes a masked site is taken from the target's pass.
+        delta_mode: Δ as a matrix, or folded into the target layer's own output, masks and all in one function.
+        ci_kernel: how the scalar network of a component is computed; all but "einsum" also take both sigmoids and the
+            penalty's power in few passes over memory.
+        reuse_prefix: what precedes a masked site is taken from the target's pass, and so are the logarithms of its
+            probabilities.
         reuse_inner_acts: inner activations of a site whose input did not change are computed once.
         row_dedup: rows of zeros are evaluated once, where all sites read them as zeros; tokens that come again have
-            the importances of an embedding computed once.
+            the importances of an embedding computed once; positions that are not routed to a site are left out of its
+            products.
         optimizer: which form of AdamW.
         cuda_graph: losses, gradients and the optimizer's step are recorded once and replayed, on a GPU.
     """

@@ -52,17 +52,6 @@ ORIGINAL = (Trainer, StepLosses, ComponentModel)
 
 CASES = (
     Case(
-        "spd.switches",
-        "a training step of TMS 5-2 with each switch alone",
-        "torch",
-        _switches,
-        grid=({"task": "tms_5-2"},),
-        variants=("before", "hooks", "weights", *SWITCHES),
-        original=ORIGINAL,
-        budget=4.0,
-        precision=0.003,
-    ),
-    Case(
         "spd.all",
         "a training step with everything that is exact switched on",
         "torch",
@@ -72,6 +61,17 @@ CASES = (
         original=ORIGINAL,
         budget=2.5,
         precision=0.005,
+    ),
+    Case(
+        "spd.switches",
+        "a training step of TMS 5-2 with each switch alone",
+        "torch",
+        _switches,
+        grid=({"task": "tms_5-2"},),
+        variants=("before", "hooks", "weights", *SWITCHES),
+        original=ORIGINAL,
+        budget=4.0,
+        precision=0.003,
     ),
     Case(
         "spd.all_large",
