@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from spd.cli import main
 from spd.cli.options import seeds_of
 from spd.errors import ConfigError
+from spd.experiments.registry import load_config
+from spd.experiments.tasks import build_task
+from spd.training import build_model
+from spd.weights import load_components
 
 SHORT = [
     "--set", "steps=12", "--set", "batch_size=64", "--set", "train_log_freq=4", "--set", "n_eval_steps=1",
@@ -45,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command_and_imports_no_framework() -> None:
     code = "import sys, spd.cli; assert not {'torch', 'wandb', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for command in ("list", "train-target", "run", "evaluate", "plot", "profile", "bench"):
+    for command in ("list", "train-target", "run", "evaluate", "plot", "convert", "profile", "bench"):
         shown = subprocess.run(
             [sys.executable, "-m", "spd", command, "--help"], check=True, capture_output=True, text=True,
             env={**os.environ, "COLUMNS": "100"},
@@ -184,6 +189,27 @@ def test_train_target(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         str(tmp_path / "run"), "--no-pictures",
     )  # fmt: skip
     assert found["numbers"]
+
+
+def test_convert_reads_what_the_original_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = load_config("tms_5-2")
+    one, other = (build_model(build_task(config).target, config) for _ in range(2))
+    state = {name: p.detach().clone() for name, p in one.named_parameters()}
+    # The original has no tied parameters: the second site's are the first one's, transposed.
+    state["_components.linear2.V"] = state["_components.linear1.U"].T.clone()
+    state["_components.linear2.U"] = state["_components.linear1.V"].T.clone()
+    state |= {name: value.clone() for name, value in one.target_model.state_dict(prefix="target_model.").items()}
+    torch.save(state, tmp_path / "model_10.pth")
+    found = document(capsys, "convert", str(tmp_path / "model_10.pth"), "tms_5-2")
+    assert found["files"] == [str(tmp_path / "model_10.safetensors")]
+    with torch.no_grad():
+        other.components["linear1"].V.zero_()
+    load_components(other, tmp_path / "model_10.safetensors")
+    assert torch.equal(other.components["linear1"].V, one.components["linear1"].V)
+    code, _, err = call(capsys, "convert", str(tmp_path / "model_10.pth"), "tms_40-10", "--out", str(tmp_path / "b"))
+    assert code == 2
+    assert "shape" in err
+    assert not (tmp_path / "b").exists()
 
 
 def test_two_processes_under_torchrun(tmp_path: Path) -> None:

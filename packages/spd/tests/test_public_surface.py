@@ -51,6 +51,7 @@ SURFACE: dict[str, set[str]] = {
         "results_console",
     },
     "spd.cli.runs": {
+        "convert",
         "evaluate",
         "names",
         "plot",

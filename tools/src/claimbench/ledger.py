@@ -341,7 +341,9 @@ class Claim(_Strict):
         if isinstance(fields, dict) and fields.get("parts"):
             if "figure" in fields or "band" in fields:
                 raise ValueError("a claim with parts has its figures and bands in them; remove figure and band")
-            fields = fields | {"figure": fields["parts"][0]["figure"], "band": fields["parts"][0]["band"]}
+            first = fields["parts"][0]
+            unit = fields.get("unit") or first.get("unit", "")
+            fields = fields | {"figure": first["figure"], "band": first["band"], "unit": unit}
         return fields
 
     @model_validator(mode="after")

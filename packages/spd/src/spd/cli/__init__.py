@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from spd import __version__
 from spd.cli.machine import bench, profile
-from spd.cli.runs import evaluate, names, plot, run, train_target
+from spd.cli.runs import convert, evaluate, names, plot, run, train_target
 from spd.errors import SPDError
 
 __all__ = ["app", "main"]
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.command(name="list")(names)
 app.command(name="train-target")(train_target)
-for _command in (run, evaluate, plot, profile, bench):
+for _command in (run, evaluate, plot, convert, profile, bench):
     app.command()(_command)
 
 

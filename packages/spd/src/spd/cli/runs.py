@@ -1,4 +1,4 @@
-"""Commands that make something and look at it: `list`, `train-target`, `run`, `evaluate`, `plot`."""
+"""Commands that make something and look at it: `list`, `train-target`, `run`, `evaluate`, `plot`, `convert`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spd.experiments.decompose import SeedRow
     from spd.experiments.verdict import Check
 
-__all__ = ["evaluate", "names", "plot", "run", "train_target"]
+__all__ = ["convert", "evaluate", "names", "plot", "run", "train_target"]
 
 Experiment = Annotated[str, typer.Argument(metavar="NAME", help="A ready experiment (`spd list`), or a YAML file.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -68,6 +68,36 @@ def train_target(
         return print_json({"kind": "train-target", "name": name, "figures": made.figures, "files": [str(path)]})
     for figure, value in made.figures.items():
         typer.echo(f"{figure}: {value:.6g}")
+    return print_files([path])
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A checkpoint of the original.")],
+    name: Experiment,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The file.", show_default="FILE.safetensors")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reads a checkpoint that the original wrote, and writes its components as a file of weights.
+
+    NAME says what was decomposed: the same sites, numbers of components and importance functions. Only tensors are
+    read; nothing in the file is run. `spd.weights.load_components` loads what was written.
+
+    Examples:
+      spd convert model_10000.pth tms_5-2
+    """
+    from spd.convert import convert_file
+    from spd.experiments.registry import load_config
+    from spd.experiments.tasks import build_task
+    from spd.training import build_model
+
+    config = load_config(name, list(overrides or ()))
+    task = build_task(config)
+    path = out or file.with_suffix(".safetensors")
+    found = convert_file(file, path, build_model(task.target, config, output_attr=task.output_attr))
+    if as_json:
+        return print_json({"kind": "convert", **vars(found), "files": [str(path)]})
+    typer.echo(f"{found.components} tensors of components, {found.ci_fns} of importance functions")
     return print_files([path])
 
 

@@ -106,8 +106,9 @@ def dense_ci_error(importances: Float[Tensor, "features C"], k: int, tolerance: 
 class DirectionMatch:
     """How well components point along the columns of the target's weight.
 
-    As the paper defines it, over all components. In few dimensions a dead one, of hardly any length, may point the right
-    way by chance and win; ml2r is then far from 1 while nothing is wrong with the component that serves the feature.
+    As the paper defines it, over all components. In few dimensions a dead one, of hardly any length, may point the
+    right way by chance and win; ml2r is then far from 1 while nothing is wrong with the component that serves the
+    feature.
 
     Args:
         mmcs: mean over input features of the largest cosine with any component.
