@@ -8,13 +8,39 @@ is written.
 
 import queue
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
-__all__ = ["Background"]
+__all__ = ["Background", "Closing"]
+
+# Not Self: the shape checker of the tests does not take it.
+_Own = TypeVar("_Own", bound="Closing")
 
 
-class Background:
+class Closing:
+    """What is closed at the end of a `with` block; an error of the block is not hidden by one of closing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Does what is left to be done."""
+
+    def __enter__(self: _Own) -> _Own:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except BaseException as own:
+            if error is None:
+                raise
+            error.add_note(f"besides, closing the {type(self).__name__} failed: {own!r}")
+
+
+class Background(Closing):
     """A thread that does one thing after the other, or no thread at all.
 
     Args:
@@ -73,19 +99,6 @@ class Background:
             self._thread.join()
             self._thread = None
         self._raise()
-
-    def __enter__(self) -> "Background":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BaseException as own:
-            if error is None:
-                raise
-            error.add_note(f"besides, work in the background failed: {own!r}")
 
     def _run(self) -> None:
         while True:

@@ -9,13 +9,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from spd.background import Background
+from spd.background import Background, Closing
 from spd.errors import DataError, MissingExtraError
 from spd.files import write_whole
 
@@ -26,7 +25,7 @@ Figures = Mapping[str, float | int | Float[Tensor, ""]]
 Line = dict[str, float | int | None]
 
 
-class RunLog:
+class RunLog(Closing):
     """Figures by step.
 
     Args:
@@ -90,19 +89,6 @@ class RunLog:
             self._file.close()
             if self._wandb is not None:
                 self._wandb.finish()
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BaseException as own:
-            if error is None:
-                raise
-            error.add_note(f"besides, the log could not be closed: {own!r}")
 
 
 def read_log(folder: Path) -> list[Line]:
