@@ -57,6 +57,7 @@ SURFACE: dict[str, str] = {
     "spd.experiments": "",
     "spd.experiments.ablation": "AblationRow ablate single_switches",
     "spd.experiments.decompose": "OpenedRun SeedRow decompose decompose_seeds evaluate_again open_run",
+    "spd.experiments.fitting": "fit round_to_half",
     "spd.experiments.ih": "",
     "spd.experiments.ih.model": "InductionBatches InductionTransformer induction_label sinusoids",
     "spd.experiments.ih.train_ih": "IHTrainConfig evaluate_ih ih_figures train_ih",

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from spd.config.base import Frozen
+from spd.experiments.fitting import fit
 from spd.experiments.ih.model import InductionBatches, InductionTransformer, induction_label
 
 __all__ = ["IHTrainConfig", "evaluate_ih", "ih_figures", "train_ih"]
@@ -108,17 +110,15 @@ def train_ih(
     )  # fmt: skip
     data = _data(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    taken = 0
-    for step in range(config.steps):
+
+    def loss_of(step: int) -> Tensor:
         tokens = data.batch(step)
-        loss = functional.cross_entropy(model(tokens), induction_label(tokens))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        taken = step + 1
-        if progress is not None and step % 100 == 0:
-            progress(step, loss.item())
+        return functional.cross_entropy(model(tokens), induction_label(tokens))
+
+    def done(taken: int) -> bool:
         # Batches from this index on are for looking; training never comes to them.
-        if taken % config.check_every == 0 and evaluate_ih(model, data, config.steps + step, 4)[0] >= config.stop_at:
-            break
+        looked_at = config.steps + taken - 1
+        return taken % config.check_every == 0 and evaluate_ih(model, data, looked_at, 4)[0] >= config.stop_at
+
+    taken = fit(optimizer, loss_of, config.steps, done=done, progress=progress)
     return model.eval(), ih_figures(model, config) | {"steps": float(taken)}

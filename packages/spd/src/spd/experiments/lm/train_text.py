@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from spd.config.base import Frozen
-from spd.config.schedules import LrSchedule, learning_rate
+from spd.config.schedules import LrSchedule
+from spd.experiments.fitting import fit, round_to_half
 from spd.experiments.lm.model import SimpleLM
 from spd.experiments.lm.text import VOCAB_SIZE, Split, TextBatches, python_text
 
@@ -120,18 +121,10 @@ def train_text(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
     schedule = LrSchedule(start_val=config.lr, warmup_pct=0.02, fn_type="cosine")
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(schedule, step, config.steps)
-        loss = next_token_loss(model, data.batch(step))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if progress is not None and step % 100 == 0:
-            progress(step, loss.item())
+    fit(
+        optimizer, lambda step: next_token_loss(model, data.batch(step)), config.steps, schedule=schedule, clip=1.0,
+        progress=progress,
+    )  # fmt: skip
     model.eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.half())
+    round_to_half(model)
     return model, text_figures(model, config)

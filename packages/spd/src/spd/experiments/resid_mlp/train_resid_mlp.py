@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spd.config.base import Frozen
-from spd.config.schedules import LrSchedule, learning_rate
+from spd.config.schedules import LrSchedule
 from spd.data import SparseFeatures
+from spd.experiments.fitting import fit, round_to_half
 from spd.experiments.resid_mlp.model import MLP, ResidMLP
 
 __all__ = ["ResidMLPTrainConfig", "folded_output", "resid_mlp_loss", "train_resid_mlp"]
@@ -113,18 +114,12 @@ def train_resid_mlp(
     data = _data(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = LrSchedule(start_val=config.lr, fn_type="quarter_cosine")
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(schedule, step, config.steps)
+
+    def loss_of(step: int) -> Tensor:
         x = data.batch(step)
-        loss = (folded_output(model, x) - model.label(x)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if progress is not None and step % 100 == 0:
-            progress(step, loss.item())
+        return (folded_output(model, x) - model.label(x)).square().mean()
+
+    fit(optimizer, loss_of, config.steps, schedule=schedule, progress=progress)
     exact = resid_mlp_loss(model, config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.half())
+    round_to_half(model)
     return model.eval(), {"loss": resid_mlp_loss(model, config), "loss_before_rounding": exact}

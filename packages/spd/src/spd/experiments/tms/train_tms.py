@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from spd.config.base import Frozen
 from spd.data import SparseFeatures
+from spd.experiments.fitting import fit
 from spd.experiments.tms.model import TMSModel
 
 __all__ = ["TMSTrainConfig", "tms_loss", "train_tms"]
@@ -75,13 +77,11 @@ def train_tms(config: TMSTrainConfig, progress: Callable[[int, float], None] | N
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     model.train()
-    for step in range(config.steps):
+
+    def loss_of(step: int) -> Tensor:
         x = data.batch(step)
-        loss = (model(x) - x.abs()).square().mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if progress is not None and step % 100 == 0:
-            progress(step, loss.item())
+        return (model(x) - x.abs()).square().mean()
+
+    fit(optimizer, loss_of, config.steps, progress=progress)
     model.eval()
     return model, tms_loss(model, config)
