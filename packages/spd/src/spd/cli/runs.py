@@ -264,14 +264,22 @@ def _print_seeds(name: str, rows: "Sequence[SeedRow]", folder: Path, as_json: bo
             for row in rows
         ]
         return print_json({"kind": "seeds", "runs": found, "files": [str(file) for file in files]})
-    columns = [check.name for check in rows[0].checks]
-    table = Table("seed", "", *columns, "seconds", title=f"{name}: what should hold, by seed", title_justify="left")
+    table = Table(title=f"{name}: what should hold, by seed", title_justify="left", padding=(0, 0, 0, 1))
+    for heading in ("seed", "", *(_heading(check.name) for check in rows[0].checks), "seconds"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         cells = [f"{check.value:.5g}{'' if check.passed else ' !'}" for check in row.checks]
         table.add_row(str(row.seed), "pass" if row.passed else "FAIL", *cells, f"{row.seconds:.0f}")
     results_console().print(table)
     typer.echo(f"{sum(row.passed for row in rows)} of {len(rows)} seeds passed")
     return print_files(files)
+
+
+def _heading(name: str) -> str:
+    """A check's name on two short lines: what, and where."""
+    kind, site, *rest = name.split("/")
+    what = {"IdentityCIError": "CI error", "CI_alive": "alive"}.get(kind, "/".join(rest).upper())
+    return f"{what}\n{site}"
 
 
 def _exit(passed: bool, require: bool) -> None:
