@@ -84,7 +84,7 @@ SURFACE: dict[str, str] = {
     "spd.experiments.verdict": "Check checks_of",
     "spd.files": "write_whole",
     "spd.kernels": "",
-    "spd.kernels.ci_mlp": "CiKernel scalar_mlp",
+    "spd.kernels.ci_mlp": "CiKernel scalar_mlp vector_mlp",
     "spd.kernels.ci_mlp_triton": "scalar_mlp_triton",
     "spd.kernels.folded": "folded_output take_rows",
     "spd.kernels.importances": "leaky_hard_pair power",

@@ -124,6 +124,25 @@ def test_the_vector_network_is_the_formula() -> None:
     np.testing.assert_allclose(_double(fn(x)), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (4,)])
+def test_vector_networks_side_by_side_give_the_numbers_and_gradients_of_single_ones(shape: tuple[int, ...]) -> None:
+    one, other = (
+        VectorMLPCiFn(3, 4, [5], kernel=kernel, generator=torch.Generator().manual_seed(0)).double()
+        for kernel in ("einsum", "recompute")
+    )
+    for fn in (one, other):
+        fn.layers[0].b.data += torch.linspace(-1, 1, 15).double().view(3, 5)
+        fn.layers[1].b.data += 0.5
+    x = torch.randn(shape).double().requires_grad_()
+    expected, found = one(x), other(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), [x, *one.parameters()])
+    got = torch.autograd.grad((found * weights).sum(), [x, *other.parameters()])
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("hidden", [[], [7], [7, 2]])
 def test_the_shared_network_is_the_formula(hidden: list[int]) -> None:
     fn = VectorSharedMLPCiFn(3, 4, hidden, generator=torch.Generator().manual_seed(0)).double()

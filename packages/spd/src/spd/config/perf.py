@@ -61,7 +61,7 @@ class PerfConfig(Frozen):
         grad_checkpointing: masked passes are run again in the backward pass instead of kept.
         free_intermediates: what a loss no longer needs is let go before the next one.
         delta_mode: Δ as a matrix, or folded into the target layer's own output, masks and all in one function.
-        ci_kernel: how the scalar network of a component is computed; all but "einsum" also take both sigmoids and the
+        ci_kernel: how the network of a component is computed; all but "einsum" also take both sigmoids and the
             penalty's power in few passes over memory.
         reuse_prefix: what precedes a masked site is taken from the target's pass, and so are the logarithms of its
             probabilities.

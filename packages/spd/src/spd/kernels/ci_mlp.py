@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from spd.errors import ConfigError
 
-__all__ = ["CiKernel", "scalar_mlp"]
+__all__ = ["CiKernel", "scalar_mlp", "vector_mlp"]
 
 CiKernel = Literal["einsum", "broadcast", "recompute", "triton"]
 
@@ -126,3 +126,32 @@ def scalar_mlp(
 
         return scalar_mlp_triton(flat, *weights).view(h.shape)
     return cast(Tensor, _Recompute.apply(flat, *weights)).view(h.shape)
+
+
+def vector_mlp(
+    x: Float[Tensor, "... D"],
+    w1: Float[Tensor, "C D H"],
+    b1: Float[Tensor, "C H"],
+    w2: Float[Tensor, "C H 1"],
+    b2: Float[Tensor, "C 1"],
+) -> Float[Tensor, "... C"]:
+    """z_c = w2_c · gelu(x W1_c + b1_c) + b2_c, which reads a whole input, for all components at once.
+
+    The first layers side by side are one large product instead of C narrow ones. Positions come last, so that the
+    second layers are sums along memory.
+
+    Args:
+        x: the layer's input, of D numbers.
+        w1: weights to the hidden layers.
+        b1: their biases.
+        w2: weights from the hidden layers to z.
+        b2: biases of z.
+
+    Returns:
+        z.
+    """
+    c, d, h = w1.shape
+    side_by_side = w1.transpose(1, 2).reshape(c * h, d)
+    a = functional.gelu(torch.addmm(b1.reshape(-1, 1), side_by_side, x.reshape(-1, d).t())).view(c, h, -1)
+    z = torch.bmm(w2.transpose(1, 2), a).squeeze(1) + b2
+    return z.t().reshape(*x.shape[:-1], c)

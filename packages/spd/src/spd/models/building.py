@@ -151,7 +151,10 @@ def build_ci_fns(
     widths = {name: cs[name] if name in embeddings else input_width(site.module) for name, site in sites.items()}
     dims = {name: width for name, width in widths.items() if width is not None}
     if isinstance(ci, VectorMLPConfig):
-        return {name: VectorMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
+        return {
+            name: VectorMLPCiFn(c, dims[name], ci.hidden_dims, kernel=perf.ci_kernel, generator=generator)
+            for name, c in cs.items()
+        }
     if isinstance(ci, SharedMLPConfig):
         return {name: VectorSharedMLPCiFn(c, dims[name], ci.hidden_dims, generator=generator) for name, c in cs.items()}
     if isinstance(ci, GlobalSharedMLPConfig):

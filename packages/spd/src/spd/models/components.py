@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spd.errors import ConfigError
-from spd.kernels.ci_mlp import CiKernel, scalar_mlp
+from spd.kernels.ci_mlp import CiKernel, scalar_mlp, vector_mlp
 from spd.models.layers import ParallelLinear, SharedLinear, gains, widths
 
 __all__ = [
@@ -409,6 +409,8 @@ class VectorMLPCiFn(_CiFn):
         c: components.
         input_dim: width of the layer's input.
         hidden_dims: widths of the hidden layers, at least one.
+        kernel: "einsum" contracts as the original does; all others compute one hidden layer with all components side by
+            side, see `spd.kernels.ci_mlp.vector_mlp`. More layers are always contracted.
         generator: draws the weights.
 
     Raises:
@@ -419,10 +421,17 @@ class VectorMLPCiFn(_CiFn):
     """
 
     def __init__(
-        self, c: int, input_dim: int, hidden_dims: Sequence[int], *, generator: torch.Generator | None = None
+        self,
+        c: int,
+        input_dim: int,
+        hidden_dims: Sequence[int],
+        *,
+        kernel: CiKernel = "einsum",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _check_hidden(hidden_dims)
+        self.kernel: CiKernel = kernel
         self.layers = nn.ModuleList(
             ParallelLinear(c, d_in, d_out, gain, generator)
             for (d_in, d_out), gain in zip(widths(input_dim, hidden_dims, 1), gains(hidden_dims), strict=True)
@@ -430,7 +439,10 @@ class VectorMLPCiFn(_CiFn):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... C"]:
         """From the layer's input to z."""
-        return self._run(x.unsqueeze(-2)).squeeze(-1)
+        if self.kernel == "einsum" or len(self.layers) > 2:
+            return self._run(x.unsqueeze(-2)).squeeze(-1)
+        first, last = (cast(ParallelLinear, layer) for layer in self.layers)
+        return vector_mlp(x, first.W, first.b, last.W, last.b)
 
 
 class VectorSharedMLPCiFn(_CiFn):

@@ -32,7 +32,7 @@ __all__ = [
     "not_timed", "start", "step_workload", "target_of",
 ]  # fmt: skip
 
-TaskName = Literal["tms_5-2", "tms_40-10", "resid_mlp1", "lm", "pgd_lm", "recon_lm"]
+TaskName = Literal["tms_5-2", "tms_40-10", "resid_mlp1", "lm", "lm_mlp", "pgd_lm", "recon_lm"]
 
 SEED = 2025
 BATCHES = 8
@@ -80,22 +80,26 @@ def adversary(steps: int, step_size: float) -> dict[str, Any]:
     return {"classname": "PGDReconSubsetLoss", "coeff": 0.5, "step_size": step_size, "n_steps": steps}
 
 
+_LM = _language(256, 1, [_SUBSET, adversary(4, 0.5), _FAITH])
+
 SETTINGS: dict[TaskName, dict[str, Any]] = {
     "tms_5-2": _toy(("linear1", "linear2"), 20, 4096, 3e-3, 1.0),
     "tms_40-10": _toy(("linear1", "linear2"), 200, 4096, 1e-4, 2.0),
     "resid_mlp1": _toy(("layers.*.mlp_*",), 100, 2048, 1e-5, 2.0),
-    "lm": _language(256, 1, [_SUBSET, adversary(4, 0.5), _FAITH]),
+    "lm": _LM,
+    "lm_mlp": _LM | {"ci": _MLP},
     "pgd_lm": _language(32, 4, [adversary(20, 0.1)]),
     "recon_lm": _language(64, 4, [_SUBSET, _FAITH]),
 }
 """The three toy decompositions as published; a transformer of two blocks, 12 sites of width 128, on 512 tokens with
-4 steps of the adversary; and two smaller ones for what would take too long on it: one block with the note's 20 steps of
-the adversary, three blocks without one.
+4 steps of the adversary, its importances from one network a site or from a small one for each component; and two
+smaller ones for what would take too long on it: one block with the note's 20 steps of the adversary, three blocks
+without one.
 
 Of the original's measurements on a small transformer its sizes are known, not its form: see `spd.counts`."""
 
 _GPT: dict[TaskName, tuple[int, int, int, int]] = {
-    "lm": (512, 128, 2, 4), "pgd_lm": (32, 64, 1, 4), "recon_lm": (128, 64, 3, 4),
+    "lm": (512, 128, 2, 4), "lm_mlp": (512, 128, 2, 4), "pgd_lm": (32, 64, 1, 4), "recon_lm": (128, 64, 3, 4),
 }  # fmt: skip
 """Positions, width, blocks and heads."""
 

@@ -1,4 +1,4 @@
-"""Whole steps of training: each switch alone on TMS 5-2, and all of them together on four tasks.
+"""Whole steps of training: each switch alone on TMS 5-2, and all of them together on five tasks.
 
 Before the clock, losses and gradients of the first step are compared: parameters, data and draws are the same.
 """
@@ -78,7 +78,7 @@ CASES = (
         "the same on larger tasks",
         "torch",
         _all,
-        grid=({"task": "resid_mlp1"}, {"task": "tms_40-10"}, {"task": "lm"}),
+        grid=({"task": "resid_mlp1"}, {"task": "tms_40-10"}, {"task": "lm"}, {"task": "lm_mlp"}),
         variants=("before", "best"),
         original=ORIGINAL,
         quick_grid=({"task": "tms_5-2"},),  # steps of a third of a second and more are for full runs
