@@ -1,6 +1,9 @@
 """A graph network whose only trainable state is integer phase and magnitude indices.
 
-Not there yet: this module is empty on purpose.
+`neurograph.model` builds a network, `neurograph.train.trainer` trains it, `neurograph.classifier` is its scikit-learn
+face, and `neurograph.core` holds tables, graph, engine and radiation.
 """
 
-__all__: list[str] = []
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -260,6 +260,7 @@ def test_training_anew_comes_out_alike(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_an_induction_head_is_learnt() -> None:
     assert train_target("ih", seed=0, steps=6000).figures["accuracy"] >= 0.99
 

@@ -1,0 +1,5 @@
+"""`python -m neurograph`."""
+
+from neurograph.cli import main
+
+main()

@@ -1,0 +1,222 @@
+"""The network as a scikit-learn classifier."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from neurograph.config import Config
+from neurograph.errors import ConfigError, DataError, MissingExtraError
+from neurograph.export import integers_of
+from neurograph.integer_network import IntegerNetwork
+from neurograph.model import Model
+from neurograph.train.trainer import Trainer
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+    from sklearn.utils import check_random_state  # type: ignore[import-untyped]
+    from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
+    from sklearn.utils.validation import check_is_fitted, validate_data  # type: ignore[import-untyped]
+except ImportError as error:
+    raise MissingExtraError(
+        "NeuroGraphClassifier is a scikit-learn estimator, and scikit-learn 1.6 or newer is not installed. From "
+        "the root of the repository: pip install './packages/neurograph[sklearn]'"
+    ) from error
+
+__all__ = ["NeuroGraphClassifier"]
+
+_FEW_FEATURES = 16
+_LEAST_UPDATES = 400
+_LEAST_EPOCHS = 20
+
+
+class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier whose only trained state is integers: phases and magnitudes on a grid.
+
+    Features are scaled to [0, 1] by what the training samples span, and cut off there. After training the network is
+    kept as an :class:`~neurograph.integer_network.IntegerNetwork`, and predictions are made in whole numbers, so that a
+    sample's answer does not depend on the samples beside it.
+
+    Args:
+        hidden_layer_sizes: nodes of each hidden layer.
+        dim: D, phasors of a node.
+        cardinality: how many nodes a node listens to.
+        phase_bins: P.
+        mag_bins: M.
+        epochs: passes over the samples; "auto" = 20, or more where the samples are so few that there would be less than
+            400 updates.
+        batch_size: samples of an update.
+        lr_phase: steps of a phase index; "auto" = P / 128.
+        lr_mag: steps of a magnitude index; "auto" = M / 170.
+        label_smoothing: share of the target that is spread over all classes.
+        scale: cosines with the class codes are multiplied by it to be logits.
+        scaling: "feature" = each by its own span, "global" = all by one, as pixels want.
+        complement: give each feature x a second input 1 − x, which tells a small number from none; "auto" = where there
+            are fewer than 16 features.
+        output_nodes: nodes that are read out; "auto" = 10, or as many as there are classes.
+        random_state: a seed, a NumPy generator, or None.
+
+    Attributes:
+        classes_: labels, sorted.
+        n_features_in_: features of a sample.
+        feature_names_in_: their names, where they have some.
+        network_: the trained network, in whole numbers.
+        n_iter_: epochs.
+        loss_curve_: mean loss of each epoch.
+
+    >>> from sklearn.datasets import load_iris
+    >>> x, y = load_iris(return_X_y=True)
+    >>> model = NeuroGraphClassifier(hidden_layer_sizes=(16,), dim=4, epochs=30, random_state=0).fit(x, y)
+    >>> model.score(x, y) > 0.9, model.network_.n_integers
+    (True, 240)
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (128, 128),
+        *,
+        dim: Any = 8,
+        cardinality: Any = 16,
+        phase_bins: Any = 512,
+        mag_bins: Any = 1024,
+        epochs: Any = "auto",
+        batch_size: Any = 64,
+        lr_phase: Any = "auto",
+        lr_mag: Any = "auto",
+        label_smoothing: Any = 0.0,
+        scale: Any = 12.0,
+        scaling: Any = "feature",
+        complement: Any = "auto",
+        output_nodes: Any = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dim = dim
+        self.cardinality = cardinality
+        self.phase_bins = phase_bins
+        self.mag_bins = mag_bins
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr_phase = lr_phase
+        self.lr_mag = lr_mag
+        self.label_smoothing = label_smoothing
+        self.scale = scale
+        self.scaling = scaling
+        self.complement = complement
+        self.output_nodes = output_nodes
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> "NeuroGraphClassifier":
+        """Trains a new network.
+
+        Args:
+            X: samples by features.
+            y: labels.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: labels of one class only.
+            ConfigError: hyperparameters that cannot be run.
+            ValueError: samples that scikit-learn refuses.
+        """
+        x, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(
+                f"a classifier learns two classes or more; got one class, {y[0]!r}. Add samples of another."
+            )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._find_range(x)
+        config = self._config(len(x), seed)
+        model = Model.build(config, n_classes=len(self.classes_), seed=seed)
+        trainer = Trainer(model, config.train, seed=seed)
+        rows = trainer.fit(torch.from_numpy(self._scaled(x)), torch.from_numpy(labels.astype(np.int64)))
+        self.network_: IntegerNetwork = integers_of(model)
+        self.n_iter_, self.loss_curve_ = len(rows), [row.loss for row in rows]
+        return self
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "samples classes"]:
+        """Softmax of the logits.
+
+        Args:
+            X: samples by features.
+
+        Returns:
+            One row a sample, its sum one.
+        """
+        checked = self._checked(X)
+        logits = self.network_.logits(checked)
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The label of the highest score.
+
+        Args:
+            X: samples by features.
+
+        Returns:
+            Labels.
+        """
+        checked = self._checked(X)
+        return self.classes_[self.network_.predict(checked)]
+
+    # --- inputs ------------------------------------------------------------------------------------------------------
+
+    def _checked(self, X: Any) -> Float32[np.ndarray, "samples inputs"]:
+        check_is_fitted(self)
+        return self._scaled(validate_data(self, X, reset=False, dtype=np.float64))
+
+    def _find_range(self, x: Float[np.ndarray, "samples features"]) -> None:
+        if self.scaling not in ("feature", "global"):
+            raise ConfigError(f"scaling is 'feature' or 'global'; got {self.scaling!r}. Choose one of them.")
+        axis = 0 if self.scaling == "feature" else None
+        self.low_, high = np.asarray(x.min(axis)), np.asarray(x.max(axis))
+        with np.errstate(over="ignore"):
+            self.span_ = np.where(high > self.low_, high - self.low_, 1.0)
+        self.complement_ = x.shape[1] < _FEW_FEATURES if self.complement == "auto" else bool(self.complement)
+
+    def _scaled(self, x: Float[np.ndarray, "samples features"]) -> Float32[np.ndarray, "samples inputs"]:
+        scaled = ((x - self.low_) / self.span_).clip(0, 1).astype(np.float32)
+        return np.concatenate([scaled, 1 - scaled], axis=1) if self.complement_ else scaled
+
+    def _config(self, n_samples: int, seed: int) -> Config:
+        per_epoch = -(-n_samples // max(1, int(self.batch_size)))
+        epochs = max(_LEAST_EPOCHS, -(-_LEAST_UPDATES // per_epoch)) if self.epochs == "auto" else self.epochs
+        outputs = max(10, len(self.classes_)) if self.output_nodes == "auto" else self.output_nodes
+        inputs = self.n_features_in_ * (2 if self.complement_ else 1)
+        return _built(
+            {
+                "graph": {
+                    "widths": (inputs, *self.hidden_layer_sizes, outputs), "cardinality": self.cardinality,
+                    "seed": seed,
+                },
+                "tables": {"phase_bins": self.phase_bins, "mag_bins": self.mag_bins},
+                "model": {"dim": self.dim, "scale": self.scale},
+                "train": {
+                    "epochs": epochs, "batch_size": self.batch_size, "label_smoothing": self.label_smoothing,
+                    "optimizer": {
+                        "lr_phase": self.phase_bins / 128 if self.lr_phase == "auto" else self.lr_phase,
+                        "lr_mag": self.mag_bins / 170 if self.lr_mag == "auto" else self.lr_mag,
+                    },
+                },
+            }
+        )  # fmt: skip
+
+
+def _built(settings: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        said = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}; got {one['input']!r}" for one in error.errors()
+        )
+        raise ConfigError(
+            f"hyperparameters make a network that can be built; these do not: {said}. Correct them."
+        ) from error

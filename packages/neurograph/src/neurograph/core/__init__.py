@@ -1,0 +1,1 @@
+"""Tables, graph, node store, engine and radiation."""

@@ -1,0 +1,1 @@
+"""What the package was measured on: digits, rivals, ablations, a routing task."""

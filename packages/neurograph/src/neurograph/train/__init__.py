@@ -1,0 +1,1 @@
+"""Training: credit, accumulation, the loop, and the published context."""
