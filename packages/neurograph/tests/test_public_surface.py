@@ -25,8 +25,7 @@ SURFACE: dict[str, str] = {
     ),
     "neurograph.cli.output": "print_facts print_files print_frame print_json progress say write_frame write_json",
     "neurograph.cli.running": (
-        "CHECKPOINT Opened draw evaluated figures_of fitted history_of history_rows load_data open_run start "
-        "train_on"
+        "CHECKPOINT Opened draw evaluated figures_of fitted history_of history_rows load_data open_run start train_on"
     ),
     "neurograph.cli.runs": "evaluate plot train",
     "neurograph.cli.timing": "time_backends",
@@ -60,16 +59,13 @@ SURFACE: dict[str, str] = {
     "neurograph.core.spreading": "Spreading deliver resonance weights",
     "neurograph.data": "Dataset check_samples dataset_names load_dataset shift_pictures stratified_split",
     "neurograph.diagnostics": (
-        "Alert Diagnosis Effectiveness Flow Limits UpdateMonitor alerts bottlenecks circular_change diagnose "
-        "flow_class"
+        "Alert Diagnosis Effectiveness Flow Limits UpdateMonitor alerts bottlenecks circular_change diagnose flow_class"
     ),
     "neurograph.encodings": (
-        "ClassCodes coherence hadamard_codes hadamard_matrix orthogonal_codes random_codes structured_codes "
-        "welch_bound"
+        "ClassCodes coherence hadamard_codes hadamard_matrix orthogonal_codes random_codes structured_codes welch_bound"
     ),
     "neurograph.errors": (
-        "CheckpointError ConfigError DataError DivergenceError GraphError MissingExtraError NeuroGraphError "
-        "TableError"
+        "CheckpointError ConfigError DataError DivergenceError GraphError MissingExtraError NeuroGraphError TableError"
     ),
     "neurograph.evaluation": "Evaluation confusion_matrix evaluate",
     "neurograph.experiments": "",

@@ -183,7 +183,9 @@ class ForwardEngine:
         amplitude = x.t()
         if self.snap:
             levels = self.tables.mag_bins - 1
-            amplitude = (amplitude * levels).round() / levels
+            snapped = ((amplitude * levels).round() / levels).detach()
+            # A learnt adapter before the inputs has its gradient passed straight through: x − x adds nothing but that.
+            amplitude = snapped + (amplitude - amplitude.detach()) if x.requires_grad else snapped
         phase = leaves.phase[self._fed]
         one = torch.full_like(phase, float(_unit(self.tables)))
         re, im = own_phasors(phase, one, self.tables)

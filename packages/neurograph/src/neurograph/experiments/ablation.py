@@ -116,7 +116,7 @@ VARIANTS = (
     Variant("64 × 64", "bins", _bins(64, 64), factor=2.0),
     Variant("16 × 16", "bins", _bins(16, 16), factor=4.0),
     Variant("not snapped", "states", ("model.snap=false",), factor=8.0),
-    Variant("four links by content", "radiation", ("radiation.top_k=4", "radiation.gain=0.25")),
+    Variant("four links by content", "radiation", ("radiation.top_k=4", "radiation.gain=0.25"), factor=8.0),
     Variant("shuffled", "labels", factor=8.0, shuffled=True),
 )
 """What is compared, with the factors that :func:`choose` found."""
