@@ -20,9 +20,11 @@ from neurograph.config import (
 from neurograph.errors import ConfigError
 
 
-def test_the_defaults_are_the_digits_settings() -> None:
-    assert load_config("digits") == load_config() == Config()
+def test_the_defaults_are_the_network_for_digits() -> None:
     config = Config()
+    for shipped in (load_config("digits"), load_config()):
+        assert (shipped.graph, shipped.tables, shipped.model) == (config.graph, config.tables, config.model)
+        assert (shipped.train.epochs, shipped.train.batch_size, shipped.train.label_smoothing) == (40, 32, 0.1)
     assert (config.graph.widths, config.model.dim, config.graph.cardinality) == ((64, 256, 256, 10), 8, 16)
     assert (config.tables.phase_bins, config.tables.mag_bins) == (512, 1024)
     assert (config.train.optimizer.lr_phase, config.train.optimizer.lr_mag) == (4.0, 6.0)

@@ -232,7 +232,7 @@ class DataConfig(_Frozen):
 
 
 class Config(_Frozen):
-    """Everything that makes a run; the defaults learn scikit-learn's digits.
+    """Everything that makes a run; the default network is that for scikit-learn's digits.
 
     Args:
         graph: nodes and edges.

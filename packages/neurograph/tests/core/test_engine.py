@@ -168,6 +168,7 @@ def test_phase_indices_come_back_from_states() -> None:
     p = torch.arange(64).view(2, 1, 32)
     planar = torch.stack([TABLES.cos[p], TABLES.sin[p]], dim=2) * 0.3
     assert torch.equal(phase_index(planar, TABLES), p)
+    assert not phase_index(torch.tensor([[0.0, -0.0, -0.0], [-0.0, 0.0, -0.0]]), TABLES).any()
 
 
 def test_the_cell_of_the_original() -> None:

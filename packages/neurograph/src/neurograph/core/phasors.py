@@ -145,5 +145,6 @@ def phase_index(z: Float[Tensor, "*rest 2 D"], tables: HighResolutionLookupTable
     Returns:
         Indices in [0, P).
     """
-    angle = torch.atan2(z[..., 1, :], z[..., 0, :])
+    # Adding 0 makes −0 a 0, whose angle is 0 and not π.
+    angle = torch.atan2(z[..., 1, :] + 0.0, z[..., 0, :] + 0.0)
     return angle.div_(tables.phase_step).round_().remainder_(tables.phase_bins).long()

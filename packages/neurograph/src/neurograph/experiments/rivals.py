@@ -174,7 +174,7 @@ _LEVELS = {name: (value,) for name, value in _SEVENTEEN_LEVELS.items()}
 RIVALS: dict[str, Rival] = {
     "logistic regression": Rival(
         _sklearn("linear_model", "LogisticRegression", max_iter=2000), lambda m: m.coef_.size + m.intercept_.size,
-        _grid(C=(0.1, 0.3, 1.0, 3.0, 10.0)), {"C": 1.0},
+        _grid(C=(0.1, 0.3, 1.0, 3.0, 10.0)), {"C": 3.0},
     ),
     "MLP(128)": Rival(
         _sklearn("neural_network", "MLPClassifier", hidden_layer_sizes=(128,), max_iter=1000),
@@ -183,15 +183,15 @@ RIVALS: dict[str, Rival] = {
     ),
     "kNN": Rival(
         _sklearn("neighbors", "KNeighborsClassifier"), lambda m: m._fit_X.size, _grid(n_neighbors=(1, 3, 5)),
-        {"n_neighbors": 3},
+        {"n_neighbors": 1},
     ),
     "SVC": Rival(
         _sklearn("svm", "SVC"), lambda m: m.support_vectors_.size + m.dual_coef_.size,
-        _grid(C=(1.0, 10.0), gamma=("scale", 0.03, 0.1)), {"C": 10.0, "gamma": "scale"},
+        _grid(C=(1.0, 10.0), gamma=("scale", 0.03, 0.1)), {"C": 1.0, "gamma": "scale"},
     ),
     "random forest": Rival(
         _sklearn("ensemble", "RandomForestClassifier"), _tree_nodes, _grid(n_estimators=(100, 500)),
-        {"n_estimators": 500},
+        {"n_estimators": 100},
     ),
     "torchhd centroid": Rival(
         _hd("Vanilla"), _learned, _grid(dimensions=(1000, 4000, 10000), **_LEVELS),
@@ -202,21 +202,29 @@ RIVALS: dict[str, Rival] = {
         {"dimensions": 2000, "epochs": 10, "lr": 0.035, **_SEVENTEEN_LEVELS},
     ),
     "torchhd OnlineHD": Rival(
-        _hd("OnlineHD"), _learned, _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.035, 0.3), gain=(0.3, 0.5, 1.0)),
-        {"dimensions": 4000, "epochs": 20, "lr": 0.035, "gain": 0.5},
+        _hd("OnlineHD"), _learned,
+        _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.035, 0.3), gain=(0.3, 0.5, 1.0))
+        + _grid(dimensions=(4000,), epochs=(20, 60), lr=(0.035,), gain=(1.0, 1.5))
+        + _grid(dimensions=(10000,), epochs=(20,), lr=(0.035,), gain=(1.0, 1.5)),
+        {"dimensions": 10000, "epochs": 20, "lr": 0.035, "gain": 1.5},
     ),
     "torchhd NeuralHD": Rival(
-        _hd("NeuralHD"), _learned, _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.37,), gain=(0.3, 0.5, 1.0)),
-        {"dimensions": 4000, "epochs": 20, "lr": 0.37, "gain": 0.5},
+        _hd("NeuralHD"), _learned,
+        _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.37,), gain=(0.3, 0.5, 1.0))
+        + _grid(dimensions=(1000, 4000), epochs=(20, 60), lr=(0.37,), gain=(1.5,)),
+        {"dimensions": 4000, "epochs": 60, "lr": 0.37, "gain": 1.5},
     ),
-    "torchhd DistHD": Rival(
+    "torchhd DistHD": Rival(  # more epochs stop with an error in torchhd 5.8 once every training sample is right
         _hd("DistHD"), _learned, _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.05, 0.3)),
-        {"dimensions": 4000, "epochs": 20, "lr": 0.05},
+        {"dimensions": 1000, "epochs": 20, "lr": 0.05},
     ),
     "torchhd IntRVFL": Rival(
-        _hd("IntRVFL"), _learned, _grid(dimensions=(1000, 2000), alpha=(1.0, 100.0), kappa=(3, 7)),
-        {"dimensions": 2000, "alpha": 1.0, "kappa": 7},
+        _hd("IntRVFL"), _learned,
+        _grid(dimensions=(1000, 2000), alpha=(1.0, 100.0), kappa=(3, 7))
+        + _grid(dimensions=(2000,), alpha=(1.0,), kappa=(1,))
+        + _grid(dimensions=(4000,), alpha=(1.0,), kappa=(1, 3)),
+        {"dimensions": 2000, "alpha": 1.0, "kappa": 3},
     ),
-    "float twin": Rival(_twin, _learned, _grid(rate=(0.3, 1.0)), {"rate": 1.0}),
+    "float twin": Rival(_twin, _learned, _grid(rate=(0.3, 1.0)), {"rate": 0.3}),
 }  # fmt: skip
 """By name."""
