@@ -190,12 +190,18 @@ def test_the_readme_shows_each_packages_newest_whole_record(asked, builder, tmp_
     builder.write([both, *builder.rows()[1:]], "results/both")
     builder.write([part, *builder.rows()[1:]], "results/part")
     chosen = newest_of_each_package([Path("results")])
-    assert [record.path.parent.name for record in chosen] == ["both"]
+    assert {record.path.parent.name for record in chosen.values()} == {"both"}
     assert cli.main(["claims", "--write", str(readme)]) == 0
     text = readme.read_text()
     assert text.count("| Claim |") == 1
     assert "old" not in text
     assert "boolean." in text
+    own = [name for name in ids if name.startswith("resu.")]
+    builder.write(
+        [builder.start(claims=own, created="2026-03-01T00:00:00+00:00"), *builder.rows()[1:]], "results/newer"
+    )
+    assert cli.main(["claims", "--write", str(readme)]) == 0
+    assert readme.read_text().count("`resu.memory`") == 1, "a package is told from its newest record alone"
     assert cli.main(["claims", "--write", str(readme), "--package", "resu"]) == 0
     assert "`resu.memory`" in readme.read_text()
     assert "boolean." not in readme.read_text()

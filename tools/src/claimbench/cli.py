@@ -203,10 +203,17 @@ def claims(
     if package not in (None, *packages()):
         raise RecordError(f"a package is one of {', '.join(packages())}; got {package!r}; choose one of them")
     if write is not None:
-        chosen = newest_of_each_package([Path("results")]) if record is None else [read_record(record)]
-        found = [judge_record(one) for one in chosen]
-        if package is not None:
-            found = [one for one in found if any(finding.package == package for finding in one.findings)][:1]
+        # A record may be the newest of one package and hold older findings of another: each package is told once.
+        newest_of = newest_of_each_package([Path("results")]) if record is None else {}
+        chosen = [read_record(record)] if record is not None else list({id(r): r for r in newest_of.values()}.values())
+        found = []
+        for one in chosen:
+            evaluation = judge_record(one)
+            kept = [
+                f for f in evaluation.findings if newest_of.get(f.package, one) is one and package in (None, f.package)
+            ]
+            if kept:
+                found.append(evaluation.model_copy(update={"findings": kept}))
         if not found:
             raise RecordError(f"no record is about {package}; `claimbench run --package {package}` makes one")
         write_into(write, "\n".join(markdown_table(one, package) for one in found))

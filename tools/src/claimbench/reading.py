@@ -68,26 +68,25 @@ def newest(places: Iterable[Path] = PLACES) -> Record:
     return found[0]
 
 
-def newest_of_each_package(places: Iterable[Path] = PLACES) -> list[Record]:
+def newest_of_each_package(places: Iterable[Path] = PLACES) -> dict[str, Record]:
     """For each package the newest record of a run that was about all its claims, the long ones apart.
 
     Args:
         places: Folders to look below.
 
     Returns:
-        Records in the order of the packages, each once.
+        Records by package, where there is one.
 
     Raises:
         RecordError: When there is none.
     """
-    places, chosen = tuple(places), []
+    places, chosen = tuple(places), dict[str, Record]()
     found = records_below(places)
     for package in packages():
         wanted = {claim.id for claim in load_claims() if claim.package == package and claim.duration != "long"}
         for record in found:
             if wanted and wanted <= {name for start in record.of(Start) for name in start.claims}:
-                if record not in chosen:
-                    chosen.append(record)
+                chosen[package] = record
                 break
     if not chosen:
         looked = " and ".join(f"{place}/" for place in places)
