@@ -26,7 +26,6 @@ from neurograph.idx import write_idx
     ],
 )
 def test_bundled_sets(name: str, train: int, test: int, features: int, classes: int) -> None:
-    pytest.importorskip("sklearn")
     found = load_dataset(name)
     assert found.train_x.shape == (train, features)
     assert found.test_x.shape == (test, features)
@@ -40,7 +39,8 @@ def test_bundled_sets(name: str, train: int, test: int, features: int, classes: 
 
 @pytest.mark.needs_extra("sklearn")
 def test_digits_are_sixteenths_and_the_seed_makes_the_split() -> None:
-    sklearn = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets as sklearn
+
     first, again, other = load_dataset("digits", seed=1), load_dataset("digits", seed=1), load_dataset("digits", seed=2)
     assert torch.equal(first.train_x, again.train_x)
     assert not torch.equal(first.train_y, other.train_y)

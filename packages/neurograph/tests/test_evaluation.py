@@ -39,8 +39,10 @@ def test_figures_are_those_of_the_predictions(model: Model) -> None:
             assert int(found.confusion[label, said]) == int(((y == label) & (predicted == said)).sum())
 
 
+@pytest.mark.needs_extra("sklearn")
 def test_figures_of_classes_are_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+    from sklearn import metrics
+
     generator = np.random.default_rng(0)
     labels, said = generator.integers(4, size=200), generator.integers(4, size=200)
     matrix = confusion_matrix(torch.from_numpy(said), torch.from_numpy(labels), 4)

@@ -155,7 +155,6 @@ def test_summaries_are_in_percent_and_sorted() -> None:
 @pytest.mark.needs_extra("torchhd")
 @pytest.mark.parametrize("name", [name for name in RIVALS if name.startswith("torchhd")])
 def test_hyperdimensional_rivals_learn_quietly(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torchhd", reason="needs the extra rivals")
     generator = np.random.default_rng(0)
     y = np.arange(90) % 3
     x = (0.2 * generator.random((90, 12)) + 0.7 * (np.arange(12) // 4 == y[:, None])).astype(np.float32)

@@ -150,8 +150,10 @@ def test_the_quick_radiation_of_the_next_test_finds_the_same_nodes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs_extra("sklearn")
 def test_radiation_queries_a_sample_are_those_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     monkeypatch.setattr(engine_module, "get_radiation_neighbors", _quick_radiation)
     rows: dict[str, list[str]] = {}
 
