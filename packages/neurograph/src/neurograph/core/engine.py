@@ -161,7 +161,7 @@ class ForwardEngine:
     def _superposed(self, x: Tensor, leaves: Leaves) -> Tensor:
         tables, (n, d), b = self.tables, leaves.phase.shape, x.shape[0]
         own = torch.stack(own_phasors(leaves.phase, leaves.mag, tables), dim=1)
-        states = [self._inputs(x, leaves, self._levels[0])]
+        states = [self.input_states(x, leaves, self._levels[0])]
         inbox = None if self.radiation is None else x.new_zeros(n, b, 2, d)
         for number, rows in enumerate(self._levels):
             if number:
@@ -178,8 +178,19 @@ class ForwardEngine:
         rest = found.new_zeros(n - found.shape[0], *found.shape[1:])
         return torch.cat([found, rest])[self._back]
 
-    def _inputs(self, x: Tensor, leaves: Leaves, rows: Tensor) -> Tensor:
-        """Level 0: an input has its own phase and the sample's amplitude; a node that nobody feeds is silent."""
+    def input_states(
+        self, x: Float[Tensor, "B I"], leaves: Leaves, rows: Int64[Tensor, " n"]
+    ) -> Float[Tensor, "n B 2 D"]:
+        """Level 0: an input has its own phase and the sample's amplitude; a node that nobody feeds is silent.
+
+        Args:
+            x: samples, amplitudes in [0, 1].
+            leaves: indices.
+            rows: of level 0, ascending.
+
+        Returns:
+            States of these rows.
+        """
         amplitude = x.t()
         if self.snap:
             levels = self.tables.mag_bins - 1

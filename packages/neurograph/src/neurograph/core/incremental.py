@@ -121,7 +121,7 @@ class IncrementalPass:
             States of all nodes.
         """
         leaves = Leaves(*(part.to(x.dtype) for part in (store.phase, store.mag)))
-        first = self._engine._inputs(x, leaves, self._first)
+        first = self._engine.input_states(x, leaves, self._first)
         touched, changed = self._start(store, first)
         planar = (
             first.new_zeros(self.topology.n_nodes, *first.shape[1:]) if self._kept is None else self._kept[0].clone()
@@ -187,7 +187,7 @@ def propagate_stepwise(
         raise ConfigError(f"a pass has at least one step; got {steps}. Take {depth} for this graph.")
     leaves = Leaves(*(part.to(x.dtype) for part in (store.phase, store.mag)))
     rows = topology.levels[0]
-    fed = ForwardEngine(topology, tables, backend="gather", snap=snap)._inputs(x, leaves, rows)
+    fed = ForwardEngine(topology, tables, backend="gather", snap=snap).input_states(x, leaves, rows)
     planar = fed.new_zeros(topology.n_nodes, *fed.shape[1:])
     planar[rows] = fed
     later = (topology.level > 0).nonzero().squeeze(1)
