@@ -98,6 +98,7 @@ SURFACE: dict[str, str] = {
     "neurograph.optim": "DiscreteAdam DiscreteOptimizer DiscreteSGD",
     "neurograph.plots": "plot_codes plot_confusion plot_graph plot_indices plot_radiation plot_training",
     "neurograph.reference": "",
+    "neurograph.reference.engine": "ReferenceEngine ReferenceState",
     "neurograph.reference.oracle": "magnitude_of modular_pass on_grid phasor_of superposed_pass",
     "neurograph.reference.oracle_credit": "align_by_node credit_by_node",
     "neurograph.reference.original": (

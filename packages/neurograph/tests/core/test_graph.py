@@ -96,6 +96,22 @@ def test_columns_and_names_are_looked_at() -> None:
         Topology.from_frame(frame.assign(node_id=["n0", "n0"]))
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("input_connections", [[], "n0"], "a list of identifiers in each row; that of n1 is 'n0'"),
+        ("input_connections", [[], float("nan")], "that of n1 is nan"),
+        ("is_input", [True, None], "is_input is true or false; that of n1 is None"),
+        ("is_output", ["no", True], "that of n0 is 'no'"),
+    ],
+)
+def test_cells_of_the_wrong_kind_are_named(column: str, values, message: str) -> None:
+    frame = _frame([[], ["n0"]], {0}, {1})
+    frame[column] = pd.Series(values, dtype=object)
+    with pytest.raises(GraphError, match=message):
+        Topology.from_frame(frame)
+
+
 @pytest.mark.parametrize("widths", [[3], []])
 def test_a_layered_graph_has_two_layers(widths: list[int]) -> None:
     with pytest.raises(GraphError, match="inputs and outputs"):

@@ -6,6 +6,7 @@ back end  the sum of messages
 dense     one product of a level's adjacency, its rows over √K, with the states of its sources
 sparse    the same with compressed rows; pays where sources are many and each node listens to few
 gather    messages are copied out edge by edge and added up, as a plain message-passing library does
+reference node by node in double precision: `neurograph.reference.engine.ReferenceEngine`, for tests and audits
 ========= ==============================================================================================================
 
 Merging is superposition (`neurograph.core.phasors`) or, as in the original, modular: a node's indices are the sum of

@@ -4,7 +4,7 @@ A frame has one row a node: `node_id` (text), `input_connections` (identifiers o
 `is_input` and `is_output` (booleans). Edges go from sources to the node that lists them; there are no cycles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -179,8 +179,18 @@ class Topology:
         if len(index) < len(ids):
             twice = next(name for row, name in enumerate(ids) if index[name] != row)
             raise GraphError(f"each node is named once; {twice!r} comes twice. Rename one of them.")
+        flags = {name: list(frame[name]) for name in ("is_input", "is_output")}
+        for name, marks in flags.items():
+            odd = next((row for row, mark in enumerate(marks) if mark not in (True, False)), None)
+            if odd is not None:
+                raise GraphError(f"{name} is true or false; that of {ids[odd]} is {marks[odd]!r}. Fill it in.")
         listens: dict[int, list[int]] = {}
         for row, sources in enumerate(frame["input_connections"]):
+            if isinstance(sources, str) or not isinstance(sources, Collection):
+                raise GraphError(
+                    f"input_connections holds a list of identifiers in each row; that of {ids[row]} is {sources!r}. "
+                    "Write a list, empty for a node without sources."
+                )
             unknown = next((name for name in sources if name not in index), None)
             if unknown is not None:
                 raise GraphError(
@@ -189,8 +199,8 @@ class Topology:
             listens[row] = sorted({index[name] for name in sources})
             if len(listens[row]) < len(sources):
                 raise GraphError(f"a node lists each source once; {ids[row]} lists one twice. Remove the second.")
-        inputs = [row for row, flag in enumerate(frame["is_input"]) if flag]
-        outputs = [row for row, flag in enumerate(frame["is_output"]) if flag]
+        inputs = [row for row, flag in enumerate(flags["is_input"]) if flag]
+        outputs = [row for row, flag in enumerate(flags["is_output"]) if flag]
         for name, rows in (("input", inputs), ("output", outputs)):
             if not rows:
                 raise GraphError(f"a graph has at least one {name}; no row has is_{name}. Mark one.")
