@@ -16,7 +16,7 @@ pytest.importorskip("spd")
 _THREADS = torch.get_num_threads()
 
 from claimbench import gate, worker  # noqa: E402
-from claimbench.case import Case, Workload  # noqa: E402
+from claimbench.case import SLOW_PROCESSES, Case, Workload  # noqa: E402
 from claimbench.cases.spd import CASES, adversary, counting, loading, paired, parts, priority, problem  # noqa: E402
 from claimbench.errors import CaseError  # noqa: E402
 from claimbench.evaluate import evaluate  # noqa: E402
@@ -363,6 +363,16 @@ def test_a_case_is_timed_by_its_first_processes_only(tmp_path: Path, monkeypatch
         lines = [parse_line(line) or parse_row(line) for line in path.read_text().splitlines()]
         timed.append(sum(isinstance(line, Samples) for line in lines))
     assert timed == [1, 1, 0]
+
+
+def test_slow_points_are_timed_by_the_first_processes_only() -> None:
+    case = BY_ID["spd.all_large"]
+    slow, other = case.grid[0], case.grid[1]
+    some = replace(case, processes=None, slow_grid=(slow,))
+    assert [some.timed_by(process, slow) for process in range(7)] == [True] * SLOW_PROCESSES + [False] * 3
+    assert all(some.timed_by(process, other) for process in range(7))
+    with pytest.raises(CaseError, match="a slow point is one of the grid"):
+        replace(case, slow_grid=({"task": "none"},))
 
 
 def test_one_process_is_too_few() -> None:

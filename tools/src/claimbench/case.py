@@ -18,7 +18,10 @@ import numpy as np
 from claimbench.errors import CaseError
 from claimbench.record import Params, point_name
 
-__all__ = ["Case", "Counted", "Lossy", "Tolerance", "Work", "Workload"]
+__all__ = ["SLOW_PROCESSES", "Case", "Counted", "Lossy", "Tolerance", "Work", "Workload"]
+
+SLOW_PROCESSES = 4
+"""Processes that time the points of a `slow_grid`, where the run has more."""
 
 Leaves = Mapping[str, np.ndarray]
 
@@ -148,6 +151,8 @@ class Case:
         precision: Standard error of a log ratio within a process at which timing may stop early.
         processes: Processes that time it, where that are fewer than the run's: for calls of a second and more, whose
             effects are far larger than the spread between processes. None is all of them.
+        slow_grid: Points of the grid that only the first `SLOW_PROCESSES` time: their calls, or set-up and gate, take long
+            beside what more processes would tell.
     """
 
     id: str
@@ -170,6 +175,7 @@ class Case:
     budget: float = 8.0
     precision: float = 0.005
     processes: int | None = None
+    slow_grid: tuple[Params, ...] = ()
 
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 2:
@@ -180,15 +186,21 @@ class Case:
         points = [point_name(params) for params in self.grid]
         if len(set(points)) != len(points):
             raise CaseError(f"{self.id}: each point of a grid stands once; got {points}; remove the double")
+        absent = [point_name(params) for params in self.slow_grid if params not in self.grid]
+        if absent:
+            raise CaseError(f"{self.id}: a slow point is one of the grid; got {absent}; put it there as well")
         if self.grid and self.control not in self.variants:
             raise CaseError(f"{self.id}: the control {self.control!r} must be one of the variants {self.variants}")
 
-    def timed_by(self, process: int) -> bool:
-        """Whether a process, counted from 0, times this case.
+    def timed_by(self, process: int, params: Params) -> bool:
+        """Whether a process, counted from 0, times a point of this case.
 
         Args:
             process: Its number.
+            params: The point.
         """
+        if params in self.slow_grid and process >= SLOW_PROCESSES:
+            return False
         return self.processes is None or process < self.processes
 
     def points(self, quick: bool) -> tuple[Params, ...]:

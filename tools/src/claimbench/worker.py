@@ -140,7 +140,9 @@ class Worker:
             if first and case.values is not None:
                 for params in case.counted_points(self.job.quick):
                     self.count(case, params)
-            for params in case.points(self.job.quick) if case.timed_by(self.job.process) else ():
+            for params in case.points(self.job.quick):
+                if not case.timed_by(self.job.process, params):
+                    continue
                 if f"{case.id}|{point_name(params)}" not in self.job.skip:
                     with self.stage("time", case.id, params):
                         self.time(case, params, runtime, first)

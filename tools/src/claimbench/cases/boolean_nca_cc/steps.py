@@ -177,6 +177,7 @@ CASES = (
         quick_grid=({"optimizer": "adamw", "size": "small"}, MEDIUM),
         budget=11.0,
         precision=0.01,
+        slow_grid=({"optimizer": "adamw", "size": "large"},),
     ),
     Case(
         "boolean.mask",
@@ -200,6 +201,7 @@ CASES = (
         original=(original.train_step,),
         budget=5.0,
         precision=0.01,
+        slow_grid=(MEDIUM,),
     ),
     Case(
         "boolean.packed",

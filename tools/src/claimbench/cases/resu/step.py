@@ -320,6 +320,10 @@ CASES = (
         quick_grid=({"size": 1024, "sparsity": 0.5, "back_end": "eager"},),
         budget=20.0,
         precision=0.004,
+        slow_grid=(
+            *_with("eager", {"size": 4096, "sparsity": 0.5}),
+            *_with("compile", {"size": 4096, "sparsity": 0.9}),
+        ),
     ),
     Case(
         "resu.step_original",
@@ -333,6 +337,7 @@ CASES = (
         quick_grid=SMALL[:1],
         budget=6.0,
         precision=0.01,
+        slow_grid=({"size": 4096, "sparsity": 0.5},),
     ),
     Case(
         "resu.pass",
@@ -346,5 +351,6 @@ CASES = (
         quick_grid=({"size": 1024, "sparsity": 0.9},),
         budget=3.0,
         precision=0.004,
+        slow_grid=({"size": 4096, "sparsity": 0.9},),
     ),
 )

@@ -72,6 +72,7 @@ CASES = (
         original=ORIGINAL,
         budget=4.0,
         precision=0.003,
+        slow_grid=({"task": "tms_5-2"},),
     ),
     Case(
         "spd.all_large",
