@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, limits, errors and the page."""
