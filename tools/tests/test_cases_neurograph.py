@@ -26,8 +26,10 @@ from claimbench.record import Gate, Params, Value  # noqa: E402
 from claimbench.runtimes import load_runtime  # noqa: E402
 from claimbench.verdict import Verdict  # noqa: E402
 from neurograph.config import Config  # noqa: E402
+from neurograph.core.radiation import RadiationCache  # noqa: E402
 from neurograph.experiments.digits import DigitsResult  # noqa: E402
-from neurograph.reference.original import RadiationCaches  # noqa: E402
+from neurograph.reference.original import OriginalCredit, RadiationCaches  # noqa: E402
+from neurograph.reference.original.tables import OriginalTables  # noqa: E402
 
 torch.set_num_threads(_THREADS)  # a worker keeps to one thread; the tests of others do not have to
 
@@ -129,24 +131,51 @@ def test_every_variant_does_the_work(case: Case, params: Params) -> None:
 
 
 def test_a_step_that_is_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = steps._Stream._left
+    def spoilt(self: Any, signals: Any, target: Any, cos_sims: Any) -> Any:
+        return right(self, signals, target, cos_sims) * 1.001
 
-    def spoilt(self: Any, context: Any, loss: float) -> dict[str, Any]:
-        found = left(self, context, loss)
-        return found | {"gradients": found["gradients"] * 1.001} if self._optimizations else found
-
-    monkeypatch.setattr(steps._Stream, "_left", spoilt)
+    right = OriginalCredit._compute_vectorized_cosine_gradients
+    monkeypatch.setattr(OriginalCredit, "_compute_vectorized_cosine_gradients", spoilt)
     gates = _gates(BY_ID["neurograph.training"], {"what": "training step", "nodes": TINY, "inputs": 16})
     assert gates["before"].equal
     assert "gradients" in gates["after"].reason
 
 
+def test_a_cache_that_serves_other_neighbours_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RadiationCaches, "_candidates", lambda self, node, static, store: list(store.ids)[:20])
+    gates = _gates(BY_ID["neurograph.forward"], {"what": "forward pass", "nodes": TINY, "inputs": 16})
+    assert gates["before"].equal
+    assert not gates["after"].equal
+
+
+def test_credit_that_is_not_accumulated_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgets(self: Any, active: Any, phase_grads: Any, mag_grads: Any) -> None:
+        kept(self, active[:-1], phase_grads, mag_grads)
+
+    kept = OriginalCredit._batch_accumulate_gradients
+    monkeypatch.setattr(OriginalCredit, "_batch_accumulate_gradients", forgets)
+    gates = _gates(BY_ID["neurograph.credit"], {"what": "with accumulation", "nodes": 10})
+    assert gates["before"].equal
+    assert "nodes has shape (9,)" in gates["after"].reason
+
+
+def test_variants_are_what_the_note_says() -> None:
+    after = steps._setup({"what": "training step", "nodes": TINY, "inputs": 16}).variants["after"]
+    context = after({"first": 0}).context
+    assert context.optimizations == {"credit", "jit", "cache"}
+    assert type(context.engine.tables).__name__ == "CompiledTables"
+    assert context.engine.caches.policy == "lru"
+    before = steps._setup({"what": "forward pass", "nodes": TINY, "inputs": 16}).variants["before"]({"first": 0})
+    assert before.context.engine.caches is None
+    assert type(before.context.engine.tables) is OriginalTables
+
+
 def test_a_stream_goes_on_with_the_same_inputs_and_begins_anew_with_others() -> None:
     stream = steps._Stream({"nodes": TINY, "inputs": 16}, (), train=False)
     given, other = {"first": 0}, {"first": 0}
-    first, second, again = stream(given), stream(given), stream(other)
-    assert not torch.equal(first["phase"], second["phase"])
-    assert torch.equal(first["phase"], again["phase"])
+    first, second, again = (steps._compared(stream(x))["phase"].clone() for x in (given, given, other))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
 
 
 def test_missed_neighbours_are_counted() -> None:
@@ -210,12 +239,20 @@ def test_queries_played_to_a_cache() -> None:
 
 
 def test_the_stream_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    radiation._exact.cache_clear()
-    monkeypatch.setattr(radiation, "SAMPLES", 3)
+    radiation._streams.cache_clear()
+    monkeypatch.setattr(radiation, "SAMPLES", 4)
     found = _values("neurograph.radiation", nodes=TINY)
-    exact = radiation._exact(TINY)
-    assert found["queries", "before"] == sum(exact.by_sample) / 3
-    assert len(exact.queries) == sum(exact.by_sample)
+    streams = radiation._streams(TINY)
+    exact, cached = streams["before"], streams["cache"]
+    assert found["queries", "before"] == sum(exact.by_sample) / 4
+    assert {name: len(stream.queries) for name, stream in streams.items()} == {
+        name: sum(stream.by_sample) for name, stream in streams.items()
+    }
+    assert exact.context.optimizations == set()
+    assert not exact.hits
+    assert len(cached.hits) == cached.context.engine.caches.hits["pattern"] == found["audited_hits", "after"]
+    for stream in streams.values():
+        assert all(0 < part < whole for part, whole in zip(stream.forward, stream.step, strict=True))
     assert exact.by_sample[0] >= TINY // 5 // 2  # inputs by two in a slot
     assert (("wrong_hits", "after") in found) == (found["audited_hits", "after"] > 0)  # no hit, nothing to be wrong
     assert found["growth by the note, high", "after"] == pytest.approx(500 / 41)
@@ -224,7 +261,19 @@ def test_the_stream_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signature["wrong_share", "q32"] > 0
     assert signature["hit_rate", "q32"] > signature["hit_rate", "q4"] >= signature["hit_rate", "q1"]
     assert signature["gain", "after"] == signature["hit_rate", "q4"] - signature["hit_rate", "q1"]
-    radiation._exact.cache_clear()
+    radiation._streams.cache_clear()
+
+
+def test_time_that_is_saved_is_a_query_s_and_leaves_out_the_first_samples() -> None:
+    class Streamed:
+        def __init__(self, *by_sample: int) -> None:
+            self.by_sample = by_sample
+
+    # Half as many queries in the third sample, each in four fifths of the time; the first two are nonsense.
+    streams: Any = (Streamed(10, 10, 20, 10), Streamed(10, 10, 10, 10))
+    value, (low, high) = radiation._saved((1.0, 1.0, 4.0, 2.0), (9.0, 9.0, 1.6, 1.6), streams)
+    assert value == pytest.approx(20)
+    assert (low, high) == pytest.approx((20, 20))
 
 
 def test_optimizations_that_change_nothing() -> None:
@@ -247,6 +296,29 @@ def test_the_exact_cache_on_revisits() -> None:
     assert (found["wrong_hits", "best"], found["entries", "best"]) == (0, 5)
     assert found["hit_rate in training", "best"] == 0
     assert found["bytes", "best"] * 2**20 >= 5 * 330 * 6 * 2
+
+
+def test_a_wrong_answer_of_the_exact_cache_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = RadiationCache.answer
+    monkeypatch.setattr(RadiationCache, "answer", lambda self, key, *rest, **more: answer(self, "one", *rest, **more))
+    assert _values("neurograph.revisits", samples=3, visits=2)["wrong_hits", "best"] == 4  # one of three is right
+
+
+def test_the_step_is_held_against_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = {"oracle": 0.1, "ours": 0.032}  # a sample, and a batch of 64
+    monkeypatch.setattr(ours, "_seconds", lambda call, calls: spent[call.__name__])
+    monkeypatch.setattr(ours, "FEW", 2)
+    found = _values("neurograph.training_oracle", rounds=2)
+    assert found["times", "best"] == pytest.approx(200)
+    assert found["samples a second", "oracle"] == pytest.approx(10)
+    assert found["samples a second", "best"] == pytest.approx(2000)
+    (bar,) = [
+        part.band for part in CLAIMS["neurograph.train.oracle.ours"].parts if part.figure.quantity == "gradients off"
+    ]
+    assert 0 < found["gradients off", "best"] < bar.at_most
+    right = ours.credit_by_node
+    monkeypatch.setattr(ours, "credit_by_node", lambda *given, **more: right(*given, **(more | {"scale": 12.1})))
+    assert _values("neurograph.training_oracle", rounds=2)["gradients off", "best"] > 10 * bar.at_most
 
 
 def test_samples_a_second_are_a_ratio_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_the_linear_adapter_says_what_is_float() -> None:
 
 @pytest.mark.parametrize("adapter", [IntensityAdapter(4), FixedProjection(4, 2), LinearAdapter(4, 2)])
 def test_another_width_is_refused(adapter: IntensityAdapter) -> None:
-    with pytest.raises(DataError, match="4 features that the adapter was built for; got 5"):
+    with pytest.raises(DataError, match=r"4 features that the adapter was built for; got \(1, 5\)"):
         adapter(torch.rand(1, 5))
 
 
@@ -79,6 +81,23 @@ def test_nothing_to_adapt_is_refused() -> None:
         FixedProjection(4, 0)
     with pytest.raises(ConfigError, match="high is above low"):
         IntensityAdapter(4, 1, 1)
+    with pytest.raises(ConfigError, match="both finite"):
+        IntensityAdapter(4, 0, math.inf)
+    for gain in (0.0, math.nan):
+        with pytest.raises(ConfigError, match="a gain is a positive number"):
+            FixedProjection(4, 2, gain=gain)
+
+
+def test_the_projection_keeps_inner_products_on_average() -> None:
+    """Over 2000 draws of signs, within four standard errors: those of centred samples times nodes / features."""
+    x = torch.rand(2, 12, generator=torch.Generator().manual_seed(1))
+    centred = 2 * x.double().numpy() - 1
+    drawn = []
+    for seed in range(2000):
+        u = centred @ FixedProjection(12, 3, seed=seed).signs.numpy() / np.sqrt(12)
+        drawn.append(u[0] @ u[1])
+    expected = centred[0] @ centred[1] * 3 / 12
+    assert abs(np.mean(drawn) - expected) < 4 * np.std(drawn) / np.sqrt(len(drawn))
 
 
 def test_indices_of_numbers_stay_in_the_tables() -> None:

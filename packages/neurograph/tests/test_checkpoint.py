@@ -40,11 +40,21 @@ def bits(trainer: Trainer) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "epochs"), [("adam", 6), ("sgd", 4), pytest.param("adam", 40, marks=pytest.mark.slow)]
+    ("changes", "epochs"),
+    [
+        ([], 6),
+        (["train.optimizer.kind=sgd"], 4),
+        (["train.accumulation=4"], 4),  # 10 steps an epoch: two and a half times
+        (["train.label_smoothing=0.1", "train.credit=contrastive", "train.shift_augment=false"], 4),
+        (["train.label_smoothing=0.1", "train.accumulation=3", "tables.grid=inclusive", "radiation.top_k=2"], 4),
+        pytest.param([], 40, marks=pytest.mark.slow),
+    ],
 )
-def test_a_run_is_half_of_it_saved_and_the_other_half_bit_for_bit(tmp_path: Path, kind: str, epochs: int) -> None:
+def test_a_run_is_half_of_it_saved_and_the_other_half_bit_for_bit(
+    tmp_path: Path, changes: list[str], epochs: int
+) -> None:
     """An epoch is 10 steps: 400 are 200, a file, and 200 more."""
-    config = overridden(SMALL, [f"train.optimizer.kind={kind}", f"train.epochs={epochs}"])
+    config = overridden(SMALL, [*changes, f"train.epochs={epochs}"])
     x, y = samples()
     whole = trainer_of(config)
     whole.fit(x, y)
@@ -91,7 +101,7 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
         ("empty", b"", "is not"),
         ("flipped", bytes(flipped), "is damaged"),
         ("header", data.replace(b'\\"seed\\": 3', b'\\"seed\\": 4'), "is damaged"),
-        ("later", data.replace(b'\\"format\\": 1', b'\\"format\\": 9'), "has format 9"),
+        ("later", data.replace(b'\\"format\\": 2', b'\\"format\\": 9'), "has format 9"),
     ):
         assert content != data
         (tmp_path / name).write_bytes(content)
@@ -104,6 +114,27 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
         save_file({"phase": torch.zeros(2)}, tmp_path / "foreign", metadata=metadata)
         with pytest.raises(CheckpointError, match=r"is not|has format"):
             load_checkpoint(tmp_path / "foreign")
+
+
+def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_refused(tmp_path: Path) -> None:
+    config = overridden(SMALL, ["graph.widths=[2, 2, 2]", "model.dim=1", "train.optimizer.kind=sgd"])
+    path = save_checkpoint(tmp_path / "a", trainer_of(config).state_dict(), config)
+    content = path.read_bytes()
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        for damaged in (bytes(flipped), content[:at])[: 1 + (at % 16 == 0)]:
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError):
+                load_checkpoint(path)
+    path.write_bytes(content)
+    assert load_checkpoint(path).config == config
+
+
+def test_a_file_is_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a", trainer_of().state_dict(), SMALL)
+    (tmp_path / "b").write_text("")
+    assert path.stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def rewritten(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
@@ -125,11 +156,24 @@ def test_settings_that_this_version_does_not_know_are_named(tmp_path: Path) -> N
         load_checkpoint(rewritten(path, config={"widht": 1}, version="7.0"))
 
 
+def test_a_header_without_all_its_parts_is_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a", trainer_of().state_dict(), SMALL)
+    with pytest.raises(CheckpointError, match="the header of a checkpoint has all its parts"):
+        load_checkpoint(rewritten(path, picture=3))
+    path = save_checkpoint(path, trainer_of().state_dict(), SMALL)
+    tensors, values = load_checkpoint(rewritten(path, values={"epoch": 1})).state
+    with pytest.raises(CheckpointError, match="lacks seed, history, optimizer, accumulator"):
+        trainer_of().load_state_dict(tensors, values)
+
+
 def test_indices_that_are_not_the_network_s_are_refused(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "a", trainer_of().state_dict(), SMALL)
     for phase in (torch.full((24, 4), 600, dtype=torch.int16), torch.zeros(3, 4, dtype=torch.int16)):
         with pytest.raises(CheckpointError, match="these are not"):
             load_checkpoint(rewritten(path, {"phase": phase})).build_model()
+    fewer = trainer_of(overridden(SMALL, ["tables.phase_bins=16"]))
+    with pytest.raises(CheckpointError, match=r"phase indices are from 0 to 15; .* Build the network"):
+        fewer.load_state_dict(*trainer_of().state_dict())
     other = trainer_of(overridden(SMALL, ["graph.widths=[9, 13, 3]"]))
     with pytest.raises(CheckpointError, match="Build the network"):
         other.load_state_dict(*load_checkpoint(path).state)
@@ -162,7 +206,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(path, trainer_of().state_dict(), SMALL, classes=("other",))
     assert path.read_bytes() == before

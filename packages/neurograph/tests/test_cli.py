@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from neurograph.checkpoint import load_checkpoint
+from neurograph.checkpoint import load_checkpoint, save_checkpoint
 from neurograph.cli import app, main
 from neurograph.config import read_config
 from neurograph.export import load_exported
@@ -60,7 +61,7 @@ def trained(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """What a run said, pictures and all."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neurograph.plots._DPI", 40)
+        patch.setattr("neurograph.drawing.DPI", 40)
         return document("train", "--data", "idx", "--root", str(mnist), *SMALL, "--out", str(folder), "--seed", "3")
 
 
@@ -82,7 +83,8 @@ def test_train_writes_what_it_says_and_learns(trained: dict[str, Any], finished:
     found, out = trained, finished
     figures, files = found["figures"], [Path(file) for file in found["files"]]
     assert figures["accuracy"] == found["history"][-1]["accuracy"] > 0.9  # chance is 0.25
-    assert figures["trained integers"] == 4 * (2 * 44 - 16)
+    assert figures["trained_integers"] == 4 * (2 * 44 - 16)
+    assert figures["epoch"] == 6
     assert found["settings"]["seed"] == 3
     assert all(file.exists() for file in files)
     names = {file.name for file in files}
@@ -91,7 +93,7 @@ def test_train_writes_what_it_says_and_learns(trained: dict[str, Any], finished:
         assert {f"{picture}.png", f"{picture}.svg"} <= names
     assert read_config(out / "config.yaml").model_dump(mode="json") == found["settings"]
     assert len((out / "history.csv").read_text().splitlines()) == 7
-    assert load_exported(out / "integers").n_integers == figures["trained integers"]
+    assert load_exported(out / "integers").n_integers == figures["trained_integers"]
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(mnist: Path, tmp_path: Path) -> None:
@@ -134,7 +136,8 @@ def test_evaluate_repeats_the_figures_of_the_run(finished: Path, tmp_path: Path)
     saved = json.loads((finished / "evaluation.json").read_text())
     assert {key: found["figures"][key] for key in saved} == saved
     assert np.trace(found["confusion"]) == round(saved["accuracy"] * 40)
-    rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
+    head, *rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert head == ["true", "predicted", "probability"]
     assert np.mean([true == said for true, said, _ in rows]) == saved["accuracy"]
     again = document("evaluate", str(finished / "checkpoint.safetensors"))
     assert again["figures"] == found["figures"]
@@ -155,7 +158,7 @@ def test_plot_draws_and_says_where(finished: Path, tmp_path: Path, monkeypatch: 
             file.write_text(figure.get_suptitle())
         return files
 
-    monkeypatch.setattr("neurograph.plots._write", quick)
+    monkeypatch.setattr("neurograph.plots.save_figure", quick)
     files = [Path(file) for file in document("plot", str(finished), "--out", str(tmp_path), "--top-k", "2")["files"]]
     assert len(files) == 12
     assert all(file.parent == tmp_path and file.stat().st_size for file in files)
@@ -165,8 +168,8 @@ def test_export_says_the_same_as_the_network(finished: Path, tmp_path: Path) -> 
     header = tmp_path / "net.h"
     found = document("export", str(finished), "--out", str(tmp_path / "x"), "--c-header", str(header), "--checks", "3")
     figures = found["figures"]
-    assert figures["samples of which both say the same"] == 1
-    assert figures["accuracy of the export"] == figures["accuracy of the network"]
+    assert figures["share_of_equal_predictions"] == 1
+    assert figures["accuracy_of_export"] == figures["accuracy_of_network"]
     assert "SELF_CHECK" in header.read_text()
     assert [Path(file) for file in found["files"]] == [tmp_path / "x", header]
 
@@ -177,8 +180,9 @@ def test_diagnose(finished: Path) -> None:
     assert found["effectiveness"]["steps"] == len(found["losses"]) == 4
     fresh = document("diagnose", str(finished), "--steps", "4", "--fresh")
     assert fresh["losses"][0] > 2 * found["losses"][0]  # it has not learned yet
+    assert document("diagnose", str(finished), "--steps", "4", "--fresh", "--device", "cpu") == fresh
     shown = CliRunner().invoke(app, ["diagnose", str(finished), "--steps", "2"])
-    assert "update effectiveness, phase" in shown.output
+    assert "update effectiveness of phases" in shown.output
 
 
 def test_tune_writes_settings_that_can_be_trained(mnist: Path, tmp_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_graph_build_and_report(tmp_path: Path) -> None:
     rows = json.loads(file.read_text())
     assert rows[0] == {"node_id": "n0", "input_connections": [], "is_input": True, "is_output": False}
     found = document("graph", "report", str(file))
-    assert (found["outputs reached"], found["mean hops"], found["hops"]) == (2, 2.0, {"n12": 2, "n13": 2})
+    assert (found["outputs_reached"], found["mean_hops"], found["hops"]) == (2, 2.0, {"n12": 2, "n13": 2})
     assert document("graph", "report", "--config", "note")["nodes"] == 1000
 
 
@@ -219,8 +223,8 @@ def test_tables_info() -> None:
 def test_bench_and_claims_say_who_measures() -> None:
     arguments = ["bench", *SMALL, "--blocks", "2", "--steps", "1"]
     rows = document(*arguments)["rows"]
-    assert {row["back end"] for row in rows} == {"dense", "sparse", "gather"}
-    assert all(row["training, samples/s"] > 0 for row in rows)
+    assert {row["back_end"] for row in rows} == {"dense", "sparse", "gather"}
+    assert all(row["trained_samples_per_s"] > 0 for row in rows)
     assert document("claims")["measured_by"] == "claimbench"
     for shown in (CliRunner().invoke(app, arguments), CliRunner().invoke(app, ["claims"])):
         assert "measured by claimbench" in shown.stdout
@@ -235,6 +239,9 @@ def test_bench_and_claims_say_who_measures() -> None:
         (["train", "--set", "train.epochs=0"], "train.epochs"),
         (["train", "--data", "idx"], "data.root"),
         (["train", "--data", "idx", "--root", "nowhere"], "lacks train-images"),
+        (["train", "--data", "digits", "--root", "nowhere"], "--root is the folder of the set idx; the set is digits"),
+        (["train", "--data", "glyphs", "--out", "/dev/null/run"], "/dev/null/run cannot be read or written"),
+        (["tables", "info", "--set", "seed=4294967296"], "less than 4294967296"),
         (["train", "--data", "glyphs", "--device", "cuda:99"], "device"),
         (["evaluate", "nowhere"], "Train first"),
         (["plot", "nowhere"], "Train first"),
@@ -308,6 +315,107 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(mnist: Path, tmp_p
     for name, tensor in whole.tensors.items():
         assert torch.equal(killed.tensors[name], tensor), name
     assert killed.values == whole.values
+
+
+def test_help_flows_and_its_examples_stand_alone() -> None:
+    wide = {"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
+    for command, paragraph, example in (
+        ("export", "the exit code is 1 where they differ.", "$ neurograph export runs/digits --c-header digits.h"),
+        ("bench", "noise floors, intervals and a check of equality: make bench-neurograph.", "$ neurograph bench"),
+        ("graph report", "Says how inputs reach outputs", "$ neurograph graph report graph.json --json"),
+        ("", "Networks whose only trainable state", "$ neurograph evaluate runs/digits"),
+    ):
+        shown = CliRunner().invoke(app, [*command.split(), "--help"], env=wide).output
+        lines = [line.strip() for line in shown.splitlines()]
+        assert example in lines
+        assert any(paragraph in line for line in lines)
+
+
+def test_ctrl_c_says_how_to_go_on(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurograph.cli import running
+
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        save_checkpoint(*arguments, **more)
+        if load_checkpoint(arguments[0]).epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "save_checkpoint", interrupted)
+    run = ["train", "--data", "idx", "--root", str(mnist), *SMALL, "--no-pictures", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, run)
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert f"stopped; the epochs that were done are in {tmp_path / 'run'}: go on with --resume" in done.stderr
+    monkeypatch.undo()
+    done = CliRunner().invoke(app, [*run, "--resume"])
+    assert "going on after epoch 2 of 6" in done.stderr
+
+
+def test_a_run_can_be_opened_from_anywhere_and_its_files_may_move(
+    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mnist.parent)
+    found = document("train", "--data", "idx", "--root", mnist.name, *SMALL, "--set", "train.epochs=1",
+                     "--no-pictures", "--out", str(tmp_path / "run"))  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert document("evaluate", "run")["figures"]["accuracy"] == found["figures"]["accuracy"]
+    mnist.rename(mnist.with_name("moved"))
+    try:
+        moved = ["--root", str(mnist.with_name("moved"))]
+        for command in ("evaluate", "export", "diagnose"):
+            assert document(command, "run", *moved)
+    finally:
+        mnist.with_name("moved").rename(mnist)
+
+
+def test_only_square_pictures_are_shifted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, n in (("train", 8), ("t10k", 4)):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", np.zeros((n, 2, 8), np.uint8))
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", (np.arange(n) % 4).astype(np.uint8))
+    shift = ["train", "--data", "idx", "--root", str(tmp_path), *SMALL, "--set", "train.shift_augment=true"]
+    said = refused(capsys, *shift, "--out", str(tmp_path / "run"))
+    assert "a sample of idx is one of 2 × 8" in said
+
+
+def test_blank_pictures_radiate_nothing_and_a_run_on_them_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurograph.plots.save_figure", lambda figure, path: [path.with_suffix(".png")])
+    for name, n in (("train", 8), ("t10k", 4)):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", np.zeros((n, 4, 4), np.uint8))
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", (np.arange(n) % 4).astype(np.uint8))
+    found = document("train", "--data", "idx", "--root", str(tmp_path), *SMALL, "--set", "train.epochs=1",
+                     "--out", str(tmp_path / "run"))  # fmt: skip
+    drawn = {Path(file).stem for file in found["files"] if file.endswith(".png")}
+    assert drawn == {"training", "confusion", "indices", "graph", "codes"}
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 200])
+def test_tables_fit_their_terminal_and_break_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    from neurograph.cli.output import print_frame
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    numbers = {f"share_of_{name}": [1.2345e-05, 2 / 3] for name in ("silent", "saturated", "stuck", "spread")}
+    print_frame("Levels", pd.DataFrame({"level": [7, 8], **numbers}))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.count("1.2345e-05") == shown.count("0.66667") == 4
+    assert all(name in shown for name in ("silent", "saturated", "stuck", "spread"))
+    assert ("share of silent" in shown) == (width >= 100)
+
+
+def test_a_narrow_terminal_keeps_the_figures(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurograph.cli.output import progress
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    with progress("training on digits", 400, 3) as report:
+        report(123, "loss 0.5000, accuracy 91.00 %")
+    shown = capfd.readouterr().err
+    assert "123/400" in shown
+    assert "accuracy 91.00 %" in shown
 
 
 def test_a_bar_is_drawn_on_a_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

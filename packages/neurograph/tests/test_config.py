@@ -78,6 +78,7 @@ def test_changes_reach_every_depth_and_leave_the_rest() -> None:
     assert config.radiation == RadiationConfig(top_k=6)
     assert (config.seed, config.data.name) == (3, "wine")
     assert overridden(config, ["radiation=null"]).radiation is None
+    assert str(overridden(config, ["data.root=1e3"]).data.root) == "1e3"  # a folder, no number
     assert overridden(config, []) is config
 
 
@@ -97,6 +98,11 @@ def test_changes_reach_every_depth_and_leave_the_rest() -> None:
         ("graph.widths=null", "Give all three"),
         ("train.label_smoothing=1", "less than 1"),
         ("train.optimizer.lr_mag=.inf", "finite"),
+        ("model.scale=.inf", "finite"),
+        ("radiation.gain=.inf", "finite"),
+        ("train.optimizer.betas=[0.9, .nan]", "finite"),
+        ("seed=4294967296", "less than 4294967296"),
+        ("graph.seed=-1", r"graph\.seed"),
         ("seed", "is written key=value"),
         ("=3", "is written key=value"),
         ("seed.deep=1", "single value, 0"),

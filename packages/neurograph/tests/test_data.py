@@ -80,7 +80,8 @@ def test_a_split_is_whole_and_stratified(counts: tuple[int, ...], share: float) 
 
 
 def test_splits_that_cannot_be_made() -> None:
-    for labels, share in (([0, 1, 1], 0.5), ([0, 0, 1, 1], 0.2), ([0, 0, 1, 1], 0.9), ([], 0.5)):
+    four = [0, 0, 1, 1]
+    for labels, share in (([0, 1, 1], 0.5), (four, 0.2), (four, 0.9), ([], 0.5), (four, float("nan")), (four, -1.0)):
         with pytest.raises(DataError, match="a split needs"):
             stratified_split(torch.tensor(labels, dtype=torch.int64), test_share=share)
 
@@ -155,6 +156,9 @@ def test_a_folder_of_idx_files_keeps_its_own_test_samples(tmp_path: Path) -> Non
     assert (found.classes, found.picture) == (("0", "1", "2"), (2, 2))
     with pytest.raises(DataError, match=r"Set data\.root"):
         load_dataset("idx")
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.array([255, 1], np.uint8))
+    with pytest.raises(DataError, match="the labels 255 of t10k have none"):
+        load_dataset("idx", root=tmp_path)
 
 
 def test_unknown_sets_and_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,18 @@
+import math
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neurograph import diagnostics
 from neurograph.config import Config, OptimizerConfig, TrainConfig
-from neurograph.core.graph import Topology, layered_graph
-from neurograph.core.high_res_tables import HighResolutionLookupTables
-from neurograph.core.node_store import NodeStore
-from neurograph.diagnostics import (
-    Alert,
-    Limits,
-    UpdateMonitor,
-    alerts,
-    bottlenecks,
-    circular_change,
-    diagnose,
-    flow_class,
-)
+from neurograph.diagnostics import Alert, Limits, alerts, bottlenecks, diagnose, flow_class
 from neurograph.errors import DataError
 from neurograph.model import Model
-from neurograph.optim import DiscreteSGD
+from neurograph.train.credit import Credit, Gradients, credit_named, exact_credit
 
 
 @pytest.mark.parametrize(
@@ -37,63 +29,24 @@ def test_flows_have_their_names(norms: list[float], word: str) -> None:
     assert flow_class(torch.tensor(norms)) == word
 
 
-def test_no_gradients_have_no_name() -> None:
-    with pytest.raises(DataError, match="got none"):
-        flow_class(torch.zeros(0))
+@given(power=st.floats(-8, 2), spread=st.floats(0, 2), n=st.integers(1, 30))
+def test_flows_are_the_thresholds_of_mean_and_variation(power: float, spread: float, n: int) -> None:
+    values = 10**power * np.exp(spread * np.random.default_rng(n).normal(size=n))
+    mean, variation = values.mean(), values.std() / values.mean()
+    word = "vanishing" if mean < 1e-6 else "exploding" if mean > 10 else "uniform" if variation < 0.3 else "normal"
+    assert flow_class(torch.from_numpy(values)) == ("sparse" if word == "normal" and variation > 1 else word)
+
+
+@pytest.mark.parametrize(("norms", "said"), [([], "got none"), ([1.0, math.nan], "got nan")])
+def test_no_gradients_and_no_numbers_have_no_name(norms: list[float], said: str) -> None:
+    for look in (flow_class, lambda given: alerts(given, [])):
+        with pytest.raises(DataError, match=said):
+            look(torch.tensor(norms))
 
 
 def test_a_bottleneck_has_neither_gradient() -> None:
     rows = bottlenecks(torch.tensor([0.0, 0.0, 1.0, 1e-7]), torch.tensor([0.0, 1.0, 0.0, 1e-9]))
     assert rows.tolist() == [0, 3]
-
-
-@given(bins=st.integers(2, 600), before=st.integers(0, 599), step=st.integers(-600, 600))
-def test_changes_go_the_short_way_round(bins: int, before: int, step: int) -> None:
-    old = torch.tensor(before % bins)
-    new = (old + step).remainder(bins)
-    change = int(circular_change(old, new, bins))
-    assert abs(change) == min((int(new) - int(old)) % bins, (int(old) - int(new)) % bins)
-    assert (int(old) + change) % bins == int(new)
-
-
-def test_changes_that_do_not_wrap_are_differences() -> None:
-    assert circular_change(torch.tensor([0, 9]), torch.tensor([9, 0]), 10, wraps=False).tolist() == [9, -9]
-
-
-def _watched(updates: np.ndarray) -> UpdateMonitor:
-    """Plain descent with residual carry under given updates (steps × indices), as a network's phases."""
-    topology = Topology.from_frame(layered_graph([1, updates.shape[1] - 1]))
-    store = NodeStore.random(topology, 1, HighResolutionLookupTables(512, 1024, dtype=torch.float64))
-    optimizer, monitor = DiscreteSGD(store, 1.0, 1.0), UpdateMonitor(store.tables)
-    for update in updates:
-        wanted = torch.from_numpy(update)[:, None]
-        before = (store.phase.clone(), store.mag.clone())
-        optimizer.step(-wanted, torch.zeros_like(wanted))
-        monitor.record(before, (store.phase, store.mag), (wanted, torch.zeros_like(wanted)))
-    return monitor
-
-
-def test_updates_that_keep_their_sign_are_fully_effective() -> None:
-    updates = np.random.default_rng(0).uniform(0.0, 0.2, size=(400, 20))
-    found = _watched(updates).effectiveness()
-    assert found.phase == pytest.approx(1.0, abs=0.02)
-    assert found.phase_cosine == pytest.approx(1.0, abs=1e-3)
-    assert (found.mag, found.mag_cosine, found.steps) == (None, None, 400)
-
-
-def test_updates_that_cancel_are_not() -> None:
-    updates = np.where(np.arange(400)[:, None] % 2, 0.2, -0.2) * np.ones((1, 20))
-    assert _watched(updates).effectiveness().phase == 0.0
-
-
-def test_steps_that_overshoot_are_seen() -> None:
-    """The original's: a whole step for each hundredth."""
-    monitor = UpdateMonitor(HighResolutionLookupTables(64, 64))
-    index = torch.zeros(3, 2, dtype=torch.long)
-    for step in range(10):
-        before, after = (index + step).remainder(64), (index + step + 1).remainder(64)
-        monitor.record((before, index), (after, index), (torch.full((3, 2), 0.01), torch.zeros(3, 2)))
-    assert monitor.effectiveness().phase == pytest.approx(100.0)
 
 
 def test_alerts_are_raised_at_their_limits_and_only_there() -> None:
@@ -103,6 +56,7 @@ def test_alerts_are_raised_at_their_limits_and_only_there() -> None:
     assert [one.kind for one in alerts(fine * 1e-7, [], memory=10.0)] == ["vanishing"]
     assert [one.kind for one in alerts(fine, [1.0, 1.0, 1.0], memory=10.0)] == ["stagnation"]
     assert alerts(fine, [1.0, 2.5], memory=10.0) == [Alert("spike", 2.5, 2.0)]
+    assert alerts(fine, [1.0, math.nan], memory=10.0) == [Alert("spike", math.inf, 2.0)]
     assert [one.kind for one in alerts(fine, [], memory=1001.0)] == ["memory"]
     assert [one.kind for one in alerts(fine, [], Limits(memory=0.001))] == ["memory"], "the process's own is read"
 
@@ -163,3 +117,69 @@ def test_blank_samples_make_silent_states_and_vanishing_gradients(model: Model) 
     assert found.flow == "vanishing"
     assert [one.kind for one in found.alerts if one.kind != "memory"] == ["vanishing"]
     assert found.to_frame()["silent"].tolist() == [1.0] * 4
+
+
+def test_states_and_gradients_are_those_of_all_samples_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 NumPy, from one pass over everything; `diagnose` makes several, of unequal sizes."""
+    x, y = _samples()
+    sizes: list[int] = []
+
+    def watched(rule: Credit) -> Credit:
+        def credit(model: Model, x: Any, y: Any, config: TrainConfig) -> Any:
+            sizes.append(len(x))
+            return rule(model, x, y, config)
+
+        return credit
+
+    monkeypatch.setattr(diagnostics, "_BATCH", 24)
+    for rule in (exact_credit, credit_named("contrastive"), credit_named("cosine")):
+        config = TrainConfig(label_smoothing=0.1)
+        whole = rule(model, x, y, config)
+        found = diagnose(model, x, y, config, credit=watched(rule), steps=0).to_frame()
+        for part, width, name in (
+            (whole.phase, 2 * np.pi / 512, "phase_gradient"),
+            (whole.mag, 2 * np.pi / 1024, "mag_gradient"),
+        ):
+            norms = np.linalg.norm(part.double().numpy(), axis=1) / width
+            expected = [norms[rows.numpy()].mean() for rows in model.topology.levels]
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4)
+        planar = model.state(x).planar.double().numpy()
+        seen = np.hypot(planar[:, :, 0], planar[:, :, 1])
+        for name, values in (("amplitude", seen), ("silent", seen == 0), ("saturated", seen > 0.99)):
+            expected = [values[rows.numpy()].mean() for rows in model.topology.levels]
+            np.testing.assert_allclose(found[name], expected, rtol=1e-6)
+    assert sizes == [24, 24, 16] * 3
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_indices_at_the_end_of_a_grid_are_asked_in_vain(kind: Literal["adam", "sgd"]) -> None:
+    """Two steps of an index are asked for, five times; from 5 of 0 to 7 there is room for two."""
+    config = Config.model_validate(
+        {"graph": {"widths": [4, 8, 2], "cardinality": 4}, "tables": {"mag_bins": 8, "grid": "inclusive"}}
+    )
+    model = Model.build(config, seed=0)
+    model.store.set_(mag=torch.full_like(model.store.mag, 5))
+
+    def upwards(model: Model, x: torch.Tensor, y: torch.Tensor, config: TrainConfig) -> Gradients:
+        shape = model.store.mag.shape
+        return Gradients(torch.tensor(1.0), torch.zeros(shape), -torch.ones(shape))
+
+    train = TrainConfig(optimizer=OptimizerConfig(kind=kind, lr_mag=2.0))
+    found = diagnose(model, torch.rand(6, 4), torch.arange(6) % 2, train, credit=upwards, steps=5).effectiveness
+    assert found.mag == pytest.approx(2 / 10, rel=1e-5)
+    assert found.mag_cosine == pytest.approx(1.0)
+    assert found.phase is None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (torch.full((2, 8), torch.nan), torch.tensor([0, 1]), "samples are finite"),
+        (torch.rand(2, 8), torch.tensor([0, 4]), "below 4"),
+        (torch.rand(2, 7), torch.tensor([0, 1]), "got 7 numbers for 8 input nodes"),
+        (torch.rand(0, 8), torch.tensor([], dtype=torch.int64), "at least one sample"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(model: Model, x: torch.Tensor, y: torch.Tensor, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        diagnose(model, x, y)

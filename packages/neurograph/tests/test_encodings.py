@@ -65,15 +65,42 @@ def test_the_shipped_codes_differ_with_the_seed_and_repeat_with_it() -> None:
     assert not torch.equal(first, other)
 
 
-def test_codes_that_are_too_short_are_different_all_the_same() -> None:
+def test_codes_that_are_too_short_are_not_opposite_where_they_need_not_be() -> None:
     codes = hadamard_codes(10, 5)
     assert codes.shape == (10, 5)
     assert welch_bound(10, 5) <= coherence(codes) < 1
 
 
-@pytest.mark.parametrize(("classes", "length"), [(1, 8), (2, 0)])
-def test_codes_of_nothing_are_refused(classes: int, length: int) -> None:
-    with pytest.raises(ConfigError, match=f"got {classes} classes and length {length}"):
+@given(length=st.integers(1, 8), share=st.floats(0, 1), seed=st.integers(0, 50))
+def test_no_two_classes_have_one_code(length: int, share: float, seed: int) -> None:
+    """Up to all 2^L codes that there are."""
+    classes = max(2, round(share * 2**length))
+    codes = hadamard_codes(classes, length, seed).numpy()
+    assert len({tuple(code) for code in codes}) == classes
+    assert set(np.unique(codes)) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 13, 17, 25, 33])
+def test_every_length_keeps_the_documented_bound(classes: int) -> None:
+    """In whole numbers: 0, 1 or 2 where a sum of Hadamard orders is that near; fewer than half the length anyway."""
+    known = [n for n in (1, 2, 4, 8, 12, 16, 20, 24, 32, 40, 44, 48, 60, 64, 68, 72, 80, 84, 88, 96, 104, 108, 120)
+             if n >= classes]  # fmt: skip
+    sums = {0}
+    for _ in range(121 // min(known)):
+        sums |= {one + n for one in sums for n in known}
+    for length in range(classes, 121):
+        codes = hadamard_codes(classes, length, 1).numpy().astype(np.int64)
+        worst = np.abs(codes @ codes.T - length * np.eye(classes, dtype=np.int64)).max()
+        away = min(abs(length - one) for one in sums if one)
+        assert worst <= (away if away <= 2 else length // 2), length
+        assert (worst - length) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "length", "said"), [(1, 8, "at least 2 classes; got 1"), (2, 0, "length 0"), (10, 3, "10 classes")]
+)
+def test_codes_that_cannot_be_are_refused(classes: int, length: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
         hadamard_codes(classes, length)
 
 

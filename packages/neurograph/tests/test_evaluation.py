@@ -1,9 +1,11 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 from neurograph.config import Config
-from neurograph.errors import DataError
+from neurograph.errors import ConfigError, DataError
 from neurograph.evaluation import Evaluation, confusion_matrix, evaluate
 from neurograph.model import Model
 
@@ -64,11 +66,37 @@ def test_a_class_without_samples_counts_for_nothing() -> None:
 
 def test_what_does_not_fit_is_refused(model: Model) -> None:
     x, y = _samples(4)
-    with pytest.raises(DataError, match="got 5"):
+    with pytest.raises(DataError, match="below 5; got values from 0 to 5"):
         evaluate(model, x, torch.tensor([0, 1, 2, 5]))
     with pytest.raises(DataError, match="4 samples and 3 labels"):
         evaluate(model, x, y[:3])
-    with pytest.raises(DataError, match="got 0"):
-        evaluate(model, x, y, batch_size=0)
-    with pytest.raises(DataError, match="got none"):
+    with pytest.raises(DataError, match="at least one sample; got 0"):
         evaluate(model, x[:0], y[:0])
+    with pytest.raises(DataError, match="got nan in sample 2, feature 3"):
+        evaluate(model, x.index_put((torch.tensor([2]), torch.tensor([3])), torch.tensor(torch.nan)), y)
+    with pytest.raises(DataError, match="got 15 numbers for 16 input nodes"):
+        evaluate(model, x[:, 1:], y)
+    with pytest.raises(DataError, match="got 2 for 5 classes"):
+        evaluate(model, x, y, names=("a", "b"))
+    with pytest.raises(ConfigError, match="got 0"):
+        evaluate(model, x, y, batch_size=0)
+    with pytest.raises(ConfigError, match="got 0"):
+        evaluate(model, x, y, top_k=(0,))
+
+
+def test_samples_of_another_kind_are_those_of_the_network(model: Model) -> None:
+    x, y = _samples(20)
+    found = evaluate(model, x.double(), y.int())
+    assert torch.equal(found.confusion, evaluate(model, x, y).confusion)
+    assert 7 not in evaluate(model, x, y, top_k=(1, 7)).top_k
+
+
+def test_confusions_need_one_prediction_a_label() -> None:
+    with pytest.raises(DataError, match="none"):
+        confusion_matrix(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long), 2)
+    with pytest.raises(DataError, match="got 2"):
+        confusion_matrix(torch.tensor([2]), torch.tensor([0]), 2)
+    # The shape checker of these tests would refuse it before the function does.
+    plain = inspect.unwrap(confusion_matrix)
+    with pytest.raises(DataError, match=r"\(1,\) and \(2,\)"):
+        plain(torch.tensor([0]), torch.tensor([0, 1]), 2)

@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from neurograph.core.node_store import NodeStore
 from neurograph.data import Dataset, load_dataset
 from neurograph.encodings import hadamard_codes
 from neurograph.errors import CheckpointError, ConfigError, DataError
-from neurograph.export import export_integers, integers_of, load_exported, width_of
+from neurograph.export import _digest, compacted, export_integers, integers_of, load_exported
 from neurograph.export_c import c_header, export_c_header
 from neurograph.integer_network import IntegerNetwork, gain_of, thresholds
 from neurograph.model import Model
@@ -181,34 +182,75 @@ def test_samples_that_do_not_fit_are_refused(network: IntegerNetwork, x: np.ndar
 
 @pytest.mark.parametrize("make", [_small, _blocks, lambda: _small(tables={"phase_bins": 100, "mag_bins": 2})])
 def test_an_export_comes_back_whole(make: object, tmp_path: Path) -> None:
-    network = integers_of(make())  # type: ignore[operator]
-    export_integers(network, tmp_path / "a")
+    whole = integers_of(make())  # type: ignore[operator]
+    network = compacted(whole)
+    export_integers(whole, tmp_path / "a")
     found = load_exported(tmp_path / "a")
     for name in ("phase", "mag", "codes", "cos", "sin", "magnitude"):
         assert (getattr(found, name) == getattr(network, name)).all(), name
     for name in ("n_inputs", "sources", "outputs", "magnitude_q", "scale", "n_integers"):
         assert getattr(found, name) == getattr(network, name), name
     x = np.random.default_rng(1).random((20, network.n_inputs))
-    assert (found.scores(x) == network.scores(x)).all()
+    assert (found.scores(x) == whole.scores(x)).all()
+    export_integers(found, tmp_path / "b")
+    assert all((tmp_path / "b" / file.name).read_bytes() == file.read_bytes() for file in (tmp_path / "a").iterdir())
     assert (pickle.loads(pickle.dumps(found)).scores(x) == network.scores(x)).all()
 
 
 def test_an_export_of_4768_integers_is_below_12_kb(trained: Model, tmp_path: Path) -> None:
     sizes = export_integers(trained, tmp_path)
     assert sizes.n_integers == trained.store.n_trainable == 4768
+    assert (sizes.n_stored, sizes.left_out) == (4768, 0)
     # 64 inputs of 9 bits and 138 + 128 others of 9 + 10, 8 phasors each.
     assert sizes.integers == math.ceil((64 * 9 + 266 * 19) * 8 / 8)
-    assert sizes.topology == math.ceil((128 * 6 + 138 * 7) * 16 / 8)
+    least = _edge_bits((128, 64), (128, 128), (10, 128))
+    assert least / 8 <= sizes.topology <= least / 8 + 0.02 * 266
     assert sizes.codes == math.ceil(10 * 80 / 8)
-    assert sizes.network_file + sizes.header_file <= 12_000
+    assert sizes.network_file + sizes.header_file <= 8_000
     assert sizes.total == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
-def test_integers_of_8864_are_below_12_kb_but_with_the_graph_they_are_not(tmp_path: Path) -> None:
-    sizes = export_integers(Model.build(load_config("digits"), seed=0), tmp_path)
+def _edge_bits(*groups: tuple[int, int]) -> float:
+    """Bits that n sets of 16 of W nodes take at least, in any order: log2(C(W, 16)ⁿ / n!)."""
+    return sum(n * math.log2(math.comb(window, 16)) - math.log2(math.factorial(n)) for n, window in groups)
+
+
+def test_a_network_of_8864_integers_is_below_12_kb_with_its_edges(digits: Dataset, tmp_path: Path) -> None:
+    """Ten outputs hear 160 of the 256 nodes before them."""
+    model = Model.build(load_config("digits"), seed=0)
+    sizes = export_integers(model, tmp_path)
     assert sizes.n_integers == 8864
-    assert sizes.integers == 64 * 9 + 522 * 19
-    assert sizes.integers <= 12_000 < sizes.network_file
+    assert (sizes.left_out, sizes.n_stored) == (96, 8864 - 96 * 16)
+    assert sizes.integers == 64 * 9 + 426 * 19
+    least = _edge_bits((256, 64), (160, 256), (10, 160))
+    assert least / 8 <= sizes.topology <= least / 8 + 0.02 * 426
+    assert sizes.network_file <= 12_000
+    x = digits.test_x.numpy()
+    assert (load_exported(tmp_path).scores(x) == integers_of(model).scores(x)).all()
+
+
+def test_what_nobody_hears_is_left_out_and_inputs_stay() -> None:
+    """Nodes 2 and 4 lead to an output, 3 and 5 nowhere; nobody feeds node 6, but it counts among the sources of 8."""
+    generator = np.random.default_rng(0)
+    whole = IntegerNetwork(
+        phase=generator.integers(8, size=(9, 2)), mag=generator.integers(8, size=(9, 2)), n_inputs=2,
+        sources=((), (), (0,), (0, 1), (0, 2), (3,), (), (6,), (2, 4, 6)), outputs=(8,),
+        codes=np.array([[1, 1], [1, -1]]), cos=np.rint(np.cos(np.arange(8) * np.pi / 4) * 2**30).astype(np.int64),
+        sin=np.rint(np.sin(np.arange(8) * np.pi / 4) * 2**30).astype(np.int64),
+        magnitude=np.arange(1, 9) << 27, magnitude_q=28, scale=1.0,
+    )  # fmt: skip
+    found = compacted(whole)
+    kept = [0, 1, 6, 2, 4, 8]
+    assert found.sources == ((), (), (), (0,), (0, 3), (2, 3, 4))
+    assert found.outputs == (5,)
+    assert (found.phase == whole.phase[kept]).all()
+    assert (found.mag == whole.mag[kept]).all()
+    x = generator.random((50, 2))
+    assert (found.scores(x) == whole.scores(x)).all()
+    assert len(np.unique(found.scores(x))) > 5
+    again = compacted(found)
+    assert again.sources == found.sources
+    assert (again.phase == found.phase).all()
 
 
 def test_outputs_that_are_not_trained_codes_of_signs_are_kept(tmp_path: Path) -> None:
@@ -240,13 +282,13 @@ def test_damaged_and_foreign_exports_are_refused(tmp_path: Path) -> None:
 
     header = json.loads((tmp_path / "good/export.json").read_text())
     whole = (tmp_path / "good/network.safetensors").read_bytes()
+    first = json.dumps(header | {"format": 1}).encode()
     for content, match in (
-        (b"{", "an export is a folder"), (b"[1]", "an export is a folder"),
-        (json.dumps(header | {"format": 2}).encode(), "format"),
+        (b"{", "an export is a folder"), (b"[1]", "an export is a folder"), (b"[" * 9999, "an export is a folder"),
+        (first, "of format 2; .* of format 1. Export the model again"),
         (json.dumps(header | {"kind": "other"}).encode(), "format"),
-        (json.dumps(header | {"nodes": 1000}).encode(), "fit together"),
-        (json.dumps(header | {"outputs": [99, 1, 2]}).encode(), "output nodes"),
-        (json.dumps({k: v for k, v in header.items() if k != "runs"}).encode(), "fit together"),
+        (json.dumps(header | {"scale": 13.0}).encode(), "SHA-256"),
+        (json.dumps({k: v for k, v in header.items() if k != "sha256"}).encode(), "SHA-256"),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=match):
             load_exported(damaged("export.json", content))
@@ -259,15 +301,71 @@ def test_damaged_and_foreign_exports_are_refused(tmp_path: Path) -> None:
         load_exported(tmp_path / "nowhere")
 
 
+def test_an_export_that_is_signed_but_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    export_integers(_small(), tmp_path)
+    path = tmp_path / "export.json"
+    good = json.loads(path.read_text())
+    del good["sha256"]
+    files = {name: (tmp_path / name).read_bytes() for name in ("network.safetensors", "tables.safetensors")}
+    groups = good["groups"]
+    for change, match in (
+        ({}, None),
+        ({"nodes": 1000}, "fit together"), ({"nodes": 3}, "fit together"), ({"nodes": math.inf}, "fit together"),
+        ({"dim": 0}, "belong to nothing"), ({"inputs": -1}, "fit together"), ({"inputs": None}, "fit together"),
+        ({"outputs": [99, 1, 2]}, "output nodes"), ({"outputs": 3}, "fit together"), ({"classes": 2}, "fit together"),
+        ({"groups": groups[:1]}, "fit together"), ({"groups": [[1, 2]]}, "fit together"), ({"groups": 5}, "fit"),
+        ({"groups": [[*groups[0][:4], 99], groups[1]]}, "fit together"), ({"scale": -1.0}, "positive scale"),
+        ({"groups": [[groups[0][0], 3, 9, 5, groups[0][4]], groups[1]]}, "before their targets"),
+        ({"magnitude_q": 31}, "Q8 to Q30"), ({"scale": math.nan}, "positive scale"),
+    ):  # fmt: skip
+        header = good | change
+        path.write_text(json.dumps(header | {"sha256": _digest(header, files)}))
+        if match is None:
+            load_exported(tmp_path)
+            continue
+        with pytest.raises(CheckpointError, match=match):
+            load_exported(tmp_path)
+
+
+def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_refused(tmp_path: Path) -> None:
+    """The changed bytes are all there are, of all three files."""
+    tiny = {"graph": {"widths": (2, 2, 2)}, "model": {"dim": 1}, "tables": {"phase_bins": 2, "mag_bins": 2}}
+    model = Model.build(Config.model_validate(tiny), seed=1)
+    export_integers(model, tmp_path)
+    tried = 0
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for at in range(len(content)):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << at % 8
+            for damaged in (bytes(flipped), content[:at]):
+                path.write_bytes(damaged)
+                with pytest.raises(CheckpointError):
+                    load_exported(tmp_path)
+                tried += 1
+        path.write_bytes(content)
+    assert tried > 1000
+    assert (load_exported(tmp_path).phase == compacted(integers_of(model)).phase).all()
+
+
 def test_networks_whose_parts_do_not_fit_are_refused(network: IntegerNetwork) -> None:
     with pytest.raises(CheckpointError, match="phase indices"):
         replace(network, phase=network.phase + 1)
-    with pytest.raises(CheckpointError, match="before their targets"):
-        replace(network, sources=(*network.sources[:-1], (len(network.sources) - 1,)))
-
-
-def test_widths_tell_choices_apart() -> None:
-    assert [width_of(n) for n in (1, 2, 3, 4, 5, 1024, 1025)] == [0, 1, 2, 2, 3, 10, 11]
+    *others, last = network.sources
+    for change, match in (
+        ({"sources": (*others, (len(others),))}, "before their targets"),
+        ({"sources": (*others, last[::-1])}, "sources that rise"),
+        ({"sources": (*others, (last[0], *last))}, "sources that rise"),
+        ({"mag": network.mag[:, :1]}, "phasors a node"),
+        ({"phase": network.phase[:, :0], "mag": network.mag[:, :0]}, "phasors a node"),
+        ({"sin": network.sin[1:]}, "sines as cosines"), ({"cos": network.cos * 2}, "none beyond"),
+        ({"codes": network.codes << 31}, "codes up to"), ({"codes": network.codes[:, 1:]}, "as long as the read-out"),
+        ({"scale": 0.0}, "positive scale"), ({"magnitude_q": 7}, "Q8 to Q30"), ({"outputs": ()}, "output nodes"),
+    ):  # fmt: skip
+        unchecked = object.__new__(IntegerNetwork)  # as where shapes in annotations are not checked
+        vars(unchecked).update(vars(network) | change)
+        with pytest.raises(CheckpointError, match=match):
+            unchecked.__post_init__()
 
 
 def test_an_export_is_read_and_evaluated_without_torch(tmp_path: Path) -> None:
@@ -327,6 +425,28 @@ def test_c_gives_the_scores_of_python_to_the_last_bit_on_all_test_digits(
 
 
 @needs_compiler
+def test_the_self_check_passes_for_all_test_digits_where_nodes_are_left_out(digits: Dataset, tmp_path: Path) -> None:
+    whole = integers_of(Model.build(load_config("digits"), seed=0))
+    said = export_c_header(whole, tmp_path / "net.h", samples=digits.test_x.numpy())
+    command = [str(COMPILER), *FLAGS, "-DNEUROGRAPH_SELF_CHECK", "-x", "c", "net.h", "-o", "check"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run([str(tmp_path / "check")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "360 of 360 samples have the class that Python found\n")
+    assert len(np.unique(whole.predict(digits.test_x.numpy()))) > 3
+    text = (tmp_path / "net.h").read_text()
+    assert "#define NEUROGRAPH_NODES 490\n" in text
+    # What the compiler makes of the constants, all but those of the check.
+    arrays = re.findall(r"static const \w+ (neurograph_\w+)\[", text)
+    total = " + ".join(f"sizeof {name}" for name in arrays if "_check_" not in name)
+    (tmp_path / "size.c").write_text(
+        f'#include <stdio.h>\n#include "net.h"\nint main(void) {{ printf("%d", (int)({total})); return 0; }}\n'
+    )
+    subprocess.run([str(COMPILER), "-std=c99", "size.c", "-o", "size"], cwd=tmp_path, check=True)
+    assert int(subprocess.run([str(tmp_path / "size")], capture_output=True, check=True).stdout) == said
+    assert len(arrays) == 15
+
+
+@needs_compiler
 @pytest.mark.parametrize("make", [_blocks, lambda: _small(tables={"phase_bins": 7, "mag_bins": 2})])
 def test_c_evaluates_any_graph_and_grid(make: object, tmp_path: Path) -> None:
     network = integers_of(make())  # type: ignore[operator]
@@ -359,5 +479,7 @@ def test_the_self_check_passes_and_can_fail(tmp_path: Path) -> None:
 def test_names_that_are_none_in_c_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a name in C"):
         c_header(integers_of(_small()), name="9lives")
+    with pytest.raises(DataError, match="a self-check has samples"):
+        c_header(integers_of(_small()), samples=np.zeros((0, 5)))
     assert export_c_header(_small(), tmp_path / "deep/net.h") > 0
     assert "self_check" not in (tmp_path / "deep/net.h").read_text().lower().split("#endif")[-1]

@@ -138,8 +138,9 @@ def test_softness_that_makes_no_sense_is_refused(settings: dict[str, float]) -> 
 
 
 def test_weights_and_k_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="weights"):
-        mean_cosine_logits(_draw(1, 2, 3), _draw(2, 3), weights=torch.tensor([0.0, 0.0]))
+    for weights in ([0.0, 0.0], [1.0, -1.0], [1.0], [1.0, math.nan]):
+        with pytest.raises(ConfigError, match="each of 2 output nodes has a weight"):
+            mean_cosine_logits(_draw(1, 2, 3), _draw(2, 3), weights=torch.tensor(weights))
     with pytest.raises(ConfigError, match="k is from 1 to the 2 classes; got 3"):
         top_k_accuracy(torch.zeros(1, 2), torch.tensor([0]), 3)
 
@@ -151,5 +152,26 @@ def test_labels_outside_the_classes_are_refused(labels: list[int], wrong: str) -
 
 
 def test_no_labels_are_refused() -> None:
-    with pytest.raises(DataError, match="got none"):
-        check_labels(torch.tensor([], dtype=torch.long), 3)
+    none = torch.tensor([], dtype=torch.long)
+    for take in (
+        lambda: check_labels(none, 3),
+        lambda: classification_loss(torch.zeros(0, 3), none),
+        lambda: output_gradient(_draw(0, 2, 3), _draw(4, 3), none),
+        lambda: readout_gradient(_draw(0, 3), _draw(4, 3), none),
+        lambda: soft_targets(none, 3),
+        lambda: top_k_accuracy(torch.zeros(0, 3), none),
+    ):
+        with pytest.raises(DataError, match="got none"):
+            take()
+
+
+def test_closed_forms_refuse_labels_outside_the_classes() -> None:
+    for label in (-100, 4):  # the first is what torch's cross-entropy leaves out without a word
+        with pytest.raises(DataError, match=f"from 0 to 3; got {label}"):
+            readout_gradient(_draw(1, 3), _draw(4, 3), torch.tensor([label]))
+
+
+@pytest.mark.parametrize("settings", [{"target": 1.0}, {"rate": 0.0}, {"low": 2.0}, {"high": 0.5}, {"low": 0.0}])
+def test_temperatures_that_cannot_adapt_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="0 < low ≤ value ≤ high"):
+        AdaptiveTemperature(**settings)

@@ -32,6 +32,45 @@ def test_moves_add_up_to_the_updates_within_half_a_step(gradients: list[float]) 
     assert moved == pytest.approx(wanted, abs=0.5 + 1e-4)
 
 
+def _moved(after: torch.Tensor, before: torch.Tensor, wanted: float, bins: int) -> np.ndarray:
+    """Steps that an index made, the whole turns that lie nearest to what was wanted among them."""
+    difference = after.double().numpy() - before.double().numpy()
+    return difference + bins * np.round((wanted - difference) / bins)
+
+
+@given(
+    exponent=st.floats(-9, 2), gradient=st.sampled_from([1.0, -1.0, 0.37]), place=st.sampled_from([0, 1, 510, 511]),
+    steps=st.integers(1, 400),
+)  # fmt: skip
+def test_constant_gradients_have_no_drift_whatever_the_rate(
+    exponent: float, gradient: float, place: int, steps: int
+) -> None:
+    """Within half a step and float32's rounding, at the ends of the tables too."""
+    rate, store = 10**exponent, _store()
+    start = torch.full_like(store.phase, place)
+    store.set_(start, 2 * start)
+    optimizer = DiscreteSGD(store, rate, rate)
+    given_ = torch.full((6, 3), gradient)
+    for _ in range(steps):
+        optimizer.step(given_, given_)
+    wanted = -rate * float(given_[0, 0]) * steps
+    rounding = 2.0**-24 * steps * (1 + 2 * rate)
+    for after, before, bins, rows in ((store.phase, start, 512, 6), (store.mag, 2 * start, 1024, 4)):
+        moved = _moved(after, before, wanted, bins)[-rows:]  # magnitudes of the two inputs are not trained
+        assert np.abs(moved - wanted).max() <= 0.5 + rounding
+    residual = optimizer.residual[0].double().numpy()
+    assert np.abs(_moved(store.phase, start, wanted, 512) + residual - wanted).max() <= rounding
+    assert torch.equal(store.mag[:2], 2 * start[:2])
+
+
+def test_a_rate_of_a_thousandth_moves_at_its_pace() -> None:
+    store = _store()
+    before, optimizer = store.phase.clone(), DiscreteSGD(store, 2.0**-10, 1.0)
+    for _ in range(1 << 11):
+        optimizer.step(torch.full((6, 3), -33.0), torch.zeros(6, 3))
+    assert torch.equal(store.phase, ((before.long() + 33 * 2) % 512).short())  # exact in binary
+
+
 def test_adam_takes_the_steps_of_adam() -> None:
     store = _store()
     optimizer = DiscreteAdam(store, 4.0, 6.0)
@@ -56,6 +95,9 @@ def test_inclusive_magnitudes_stop_at_the_ends() -> None:
     for _ in range(40):
         optimizer.step(torch.zeros(6, 1), torch.full((6, 1), -1.0))
     assert store.mag[2:].unique().tolist() == [15]
+    # What led beyond the end is forgotten: the way back begins at the end.
+    optimizer.step(torch.zeros(6, 1), torch.full((6, 1), 2.0))
+    assert store.mag[2:].unique().tolist() == [13]
 
 
 @pytest.mark.parametrize("kind", [DiscreteSGD, DiscreteAdam])
@@ -66,10 +108,14 @@ def test_a_saved_optimizer_goes_on_to_the_same_bits(kind) -> None:
             optimizer.step(*(torch.randn(6, 3, generator=generator) for _ in range(2)))
 
     whole = _store()
-    run(whole, kind(whole, 0.3, 0.3), range(20))
+    one = kind(whole, 0.3, 0.3)
+    run(whole, one, range(10))
+    one.rate = 0.25
+    run(whole, one, range(10, 20))
     store = _store()
     optimizer = kind(store, 0.3, 0.3)
     run(store, optimizer, range(10))
+    optimizer.rate = 0.25
     again = kind(store, 0.3, 0.3)
     again.load_state_dict(*optimizer.state_dict())
     run(store, again, range(10, 20))
@@ -80,7 +126,17 @@ def test_a_saved_optimizer_goes_on_to_the_same_bits(kind) -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"lr_mag = 0\.0"):
         DiscreteSGD(_store(), 1.0, 0.0)
+    for rate in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(ConfigError, match="lr_phase"):
+            DiscreteSGD(_store(), rate, 1.0)
+    with pytest.raises(ConfigError, match="eps is positive"):
+        DiscreteAdam(_store(), eps=0.0)
     with pytest.raises(ConfigError, match="betas"):
         DiscreteAdam(_store(), betas=(0.9, 1.0))
     with pytest.raises(CheckpointError, match="residual_phase"):
-        DiscreteAdam(_store()).load_state_dict({}, {"steps": 1})
+        DiscreteAdam(_store()).load_state_dict({}, {"steps": 1, "rate": 1.0})
+    adam, sgd = DiscreteAdam(_store()), DiscreteSGD(_store(), 1.0, 1.0)
+    with pytest.raises(CheckpointError, match="has m_mag, m_phase, v_mag, v_phase beside them"):
+        sgd.load_state_dict(*adam.state_dict())
+    with pytest.raises(CheckpointError, match="lacks steps"):
+        adam.load_state_dict(*sgd.state_dict())

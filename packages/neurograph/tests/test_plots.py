@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from neurograph import plots
+from neurograph import drawing, plots
 from neurograph.core.graph import Topology, build_static_graph, layered_graph
 from neurograph.core.high_res_tables import HighResolutionLookupTables
 from neurograph.core.node_store import NodeStore
 from neurograph.errors import DataError, MissingExtraError
 from neurograph.train.trainer import EpochRow
 
+# Nothing of matplotlib is imported here, so that the mark decides whether a missing extra skips or fails.
 pytestmark = pytest.mark.needs_extra("matplotlib")
-pytest.importorskip("matplotlib")
-
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.image import imread  # noqa: E402
 
 TOPOLOGY = Topology.from_frame(layered_graph([4, 6, 3], cardinality=2))
 HISTORY = [EpochRow(1, 0.9, 0.5, 0.8), EpochRow(2, 0.2, None, 0.4), EpochRow(3, 0.1, 0.9, 0.1)]
 
 
 def looks_whole(files: list[Path], stem: str) -> None:
+    from matplotlib.image import imread
+
+    assert sorted(files[0].parent.glob("*.part")) == []
     assert [path.name for path in files] == [f"{stem}.png", f"{stem}.svg"]
     assert ElementTree.parse(files[1]).getroot().tag.endswith("svg")
     pixels = imread(files[0])
@@ -40,20 +40,20 @@ def looks_whole(files: list[Path], stem: str) -> None:
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer pixels are drawn sooner."""
-    monkeypatch.setattr(plots, "_DPI", 40)
+    monkeypatch.setattr(drawing, "DPI", 40)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures as they are written."""
     kept: list[Any] = []
-    write: Callable[..., list[Path]] = plots._write
+    write: Callable[..., list[Path]] = drawing.save_figure
 
     def spy(figure: Any, path: Any) -> list[Path]:
         kept.append(figure)
         return write(figure, path)
 
-    monkeypatch.setattr(plots, "_write", spy)
+    monkeypatch.setattr(plots, "save_figure", spy)
     return kept
 
 
@@ -69,9 +69,16 @@ def test_training_shows_every_epoch(tmp_path: Path, drawn: list[Any]) -> None:
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [[1, 0.9], [2, 0.2], [3, 0.1]])
     np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[1, 50], [3, 90]])
     np.testing.assert_allclose(moved.lines[0].get_ydata(), [80, 40, 10])
-    assert loss.get_yscale() == "log"
-    looks_whole(plots.plot_training([EpochRow(1, 0.0, None, 0.0)], tmp_path / "one.epoch"), "one.epoch")
+    assert loss.get_yscale() == "linear"  # from 0.9 to 0.1 is no decade, which a logarithmic axis needs for its numbers
+    looks_whole(plots.plot_training([EpochRow(1, 0.5, None, 0.0)], tmp_path / "one.epoch"), "one.epoch")
     assert len(drawn[1].axes) == 2
+    assert [place for place in drawn[1].axes[0].get_xticks() if 0.5 <= place <= 1.5] == [1.0]
+    long = [EpochRow(epoch, 0.5**epoch, None, 0.5) for epoch in range(1, 9)]
+    plots.plot_training(long, tmp_path / "long")
+    assert drawn[2].axes[0].get_yscale() == "log"
+    assert {"0.01", "0.02", "0.05", "0.1", "0.2"} <= texts(drawn[2])
+    plots.plot_training([EpochRow(1, 0.0, None, 0.0), long[0]], tmp_path / "nought")
+    assert drawn[3].axes[0].get_yscale() == "linear"
     with pytest.raises(DataError, match="needs an epoch"):
         plots.plot_training([], tmp_path / "none")
 
@@ -117,7 +124,7 @@ def test_radiation_counts_who_chose_whom(tmp_path: Path, drawn: list[Any]) -> No
     expected = np.zeros((13, 13))
     expected[0, [7, 8, 12]], expected[5, [10, 11]] = (1.0, 0.5, 0.5), (0.5, 1.0)
     np.testing.assert_allclose(shares, expected)
-    np.testing.assert_allclose([patch.get_width() for patch in bars.patches], expected.sum(0))
+    np.testing.assert_allclose(bars.patches[0].get_data().values, expected.sum(0))
     assert {"inputs", "level 1", "outputs"} <= texts(drawn[0])
     plots.plot_radiation(TOPOLOGY, sources, targets, tmp_path / "off", used=False)
     assert any("would choose" in text for text in texts(drawn[1]))
@@ -155,6 +162,9 @@ def test_codes_and_read_outs_are_drawn_as_they_are(tmp_path: Path, drawn: list[A
     np.testing.assert_array_equal(first.images[0].get_array(), codes.numpy())
     np.testing.assert_array_equal(second.images[0].get_array()[0], means[0].numpy())
     assert second.images[0].get_clim() == (-0.5, 0.5)  # white is 0
+    assert "Codes of 2 classes: 2 output nodes × 2 real parts" in texts(drawn[0])
+    plots.plot_codes(codes, means, 1, ("a", "b"), tmp_path / "one")
+    assert "Codes of 2 classes: 1 output node × 4 real parts" in texts(drawn[1])
 
 
 def test_the_same_numbers_give_the_same_file(tmp_path: Path) -> None:
@@ -169,6 +179,8 @@ def test_labels_that_would_run_into_each_other_are_left_out() -> None:
 
 
 def test_no_figure_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
     alive: list[weakref.ref[Figure]] = []
     start: Callable[..., None] = Figure.__init__
 

@@ -13,6 +13,7 @@ from neurograph import errors
 SURFACE: dict[str, str] = {
     "neurograph": "__version__",
     "neurograph.adapters": "Adapter FixedProjection IntensityAdapter LinearAdapter indices_of",
+    "neurograph.bit_codes": "BitReader fixed_bits packed rank_of rice_bits rice_parameter subset_of width_of",
     "neurograph.checkpoint": (
         "Checkpoint FORMAT_VERSION TrainerState check_same_settings load_checkpoint save_checkpoint"
     ),
@@ -21,11 +22,13 @@ SURFACE: dict[str, str] = {
     "neurograph.cli.machine": "bench claims tune",
     "neurograph.cli.networks": "diagnose export graph tables",
     "neurograph.cli.options": (
-        "AsJson ConfigName DataName Device Folder Overrides Root Seed Threads device_of set_threads settings_of"
+        "AsJson ConfigName DataName Device Folder Overrides Root Seed Threads device_of set_threads settings_of "
+        "with_data"
     ),
     "neurograph.cli.output": "print_facts print_files print_frame print_json progress say write_frame write_json",
     "neurograph.cli.running": (
-        "CHECKPOINT Opened draw evaluated figures_of fitted history_of history_rows load_data open_run start train_on"
+        "CHECKPOINT Opened check_fit draw evaluated figures_of fitted history_of history_rows load_data open_run "
+        "start train_on"
     ),
     "neurograph.cli.runs": "evaluate plot train",
     "neurograph.cli.timing": "time_backends",
@@ -58,9 +61,9 @@ SURFACE: dict[str, str] = {
     ),
     "neurograph.core.spreading": "Spreading deliver resonance weights",
     "neurograph.data": "Dataset check_samples dataset_names load_dataset shift_pictures stratified_split",
-    "neurograph.diagnostics": (
-        "Alert Diagnosis Effectiveness Flow Limits UpdateMonitor alerts bottlenecks circular_change diagnose flow_class"
-    ),
+    "neurograph.diagnostics": "Alert Diagnosis Flow Limits alerts bottlenecks diagnose flow_class",
+    "neurograph.drawing": "DPI log_ticks name_ticks new_figure save_figure whole_ticks",
+    "neurograph.effectiveness": "Effectiveness UpdateMonitor circular_change",
     "neurograph.encodings": (
         "ClassCodes coherence hadamard_codes hadamard_matrix orthogonal_codes random_codes structured_codes welch_bound"
     ),
@@ -75,17 +78,19 @@ SURFACE: dict[str, str] = {
     "neurograph.experiments.float_twin": "FloatTwin",
     "neurograph.experiments.results": "Rows",
     "neurograph.experiments.rivals": "Classifier Hyperdimensional RIVALS Rival",
-    "neurograph.experiments.routing": (
-        "Facts MemorySettings RoutingResult RoutingTask StaticSettings bundled_network draw_facts memory_graph "
-        "memory_network run_routing static_network tune_routing"
+    "neurograph.experiments.routing": "RoutingResult run_routing tune_routing",
+    "neurograph.experiments.routing_networks": (
+        "Facts MemorySettings RoutingTask StaticSettings bundled_network draw_facts memory_graph memory_network "
+        "static_network"
     ),
     "neurograph.experiments.splits": (
-        "CHOSEN FRESH_SEEDS Split TRIED TUNING_SEEDS as_arrays digits_config digits_split"
+        "CHOSEN FRESH_SEEDS Split TRIED TUNING_SEEDS as_arrays digits_split held_out held_out_accuracy"
     ),
     "neurograph.experiments.tuning": "METHODS TunerComparison compare_tuners",
-    "neurograph.export": "ExportSizes ExportedModel FORMAT export_integers integers_of load_exported",
+    "neurograph.export": "ExportSizes ExportedModel FORMAT compacted export_integers integers_of load_exported",
     "neurograph.export_c": "c_header export_c_header",
     "neurograph.files": "write_whole",
+    "neurograph.genetic_search": "FitnessCache Genome Method Objective SearchResult Trial search",
     "neurograph.glyphs": "synthetic_glyphs",
     "neurograph.idx": "IdxFolder load_idx_folder read_idx write_idx",
     "neurograph.integer_network": "IntegerNetwork Level ONE gain_of halfway_points quantised thresholds",
@@ -123,9 +128,7 @@ SURFACE: dict[str, str] = {
     "neurograph.train.gradient_accumulator": "Accumulated AdaptiveAccumulator GradientAccumulator Scaling",
     "neurograph.train.modular_train_context": "ModularTrainContext NodeSignals",
     "neurograph.train.trainer": "EpochRow Trainer",
-    "neurograph.tuner": (
-        "FitnessCache GENES Genome Objective ShortTrainings Trial TuningResult configured integers_in search tune"
-    ),
+    "neurograph.tuner": "GENES ShortTrainings TuningResult configured integers_in tune",
 }
 """Public names of each module."""
 

@@ -12,6 +12,7 @@ The first is the default. A network whose input goes through the last has traine
 integers; nothing in this package chooses it by itself.
 """
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -57,8 +58,10 @@ class IntensityAdapter:
 
     def __init__(self, n_features: int, low: int | float = 0.0, high: int | float = 1.0) -> None:
         _check_sizes(n_features, n_features)
-        if not high > low:
-            raise ConfigError(f"high is above low; got low {low} and high {high}. Give the range of the features.")
+        if not (high > low and math.isfinite(high - low)):
+            raise ConfigError(
+                f"high is above low, both finite; got low {low} and high {high}. Give the range of the features."
+            )
         self.n_features, self.n_inputs = n_features, n_features
         self.low, self.high = float(low), float(high)
 
@@ -81,8 +84,9 @@ class IntensityAdapter:
 class FixedProjection:
     """A projection on random signs that are drawn once and never trained: any number of features, any number of nodes.
 
-    a = (1 + tanh(g u)) / 2,  u = (2x − 1) R / √F, with R of ±1. It keeps inner products of centred samples on average
-    (D. Achlioptas, "Database-friendly random projections", J. Comput. Syst. Sci. 66 (2003)), up to the tanh.
+    a = (1 + tanh(g u)) / 2,  u = (2x − 1) R / √F, with R of ±1. On average over R, inner products of u are those of
+    2x − 1 times nodes / F: distances keep their order, up to the tanh
+    (D. Achlioptas, "Database-friendly random projections", J. Comput. Syst. Sci. 66 (2003)).
 
     Args:
         n_features: F.
@@ -92,7 +96,7 @@ class FixedProjection:
         device: where they lie.
 
     Raises:
-        ConfigError: no features or nodes.
+        ConfigError: no features or nodes, or a gain that is not positive.
 
     >>> amplitudes = FixedProjection(784, 64)(torch.rand(5, 784))
     >>> amplitudes.shape, bool((amplitudes >= 0).all() and (amplitudes <= 1).all())
@@ -109,6 +113,8 @@ class FixedProjection:
         device: torch.device | str = "cpu",
     ) -> None:
         _check_sizes(n_features, n_inputs)
+        if not (gain > 0 and math.isfinite(gain)):
+            raise ConfigError(f"a gain is a positive number; got {gain}. Take 1.")
         self.n_features, self.n_inputs, self.gain = n_features, n_inputs, float(gain)
         drawn = torch.randint(0, 2, (n_features, n_inputs), generator=torch.Generator().manual_seed(seed))
         self.signs = (2 * drawn - 1).to(device=device, dtype=torch.int8)
@@ -181,6 +187,9 @@ class LinearAdapter(nn.Module):
 
         Returns:
             Numbers in [0, 1], differentiable to the weights.
+
+        Raises:
+            DataError: samples of another width.
         """
         return (1 + self.values(x)) / 2
 
@@ -215,8 +224,8 @@ def _check_sizes(n_features: int, n_inputs: int) -> None:
 
 
 def _check_width(x: Tensor, n_features: int) -> None:
-    if x.shape[1] != n_features:
+    if x.ndim != 2 or x.shape[1] != n_features:
         raise DataError(
-            f"samples have the {n_features} features that the adapter was built for; got {x.shape[1]}. "
+            f"samples are rows of the {n_features} features that the adapter was built for; got {tuple(x.shape)}. "
             f"Build an adapter for this width."
         )

@@ -1,10 +1,10 @@
 """Files to go on from: whole or absent, and they say when they were damaged.
 
-A checkpoint is one safetensors file. Its tensors are the indices and what the optimizer keeps, residuals among it; its
-header holds, as JSON, a format number, the version of this package, the settings, the epoch, the history and the names
-of the classes, and a SHA-256 of all of that and of all tensors' bytes. A run that goes on from one is, bit for bit on a
-CPU, the run that was never stopped: the order of samples depends on the seed and the epoch alone, so that no state of a
-generator has to be kept.
+A checkpoint is one safetensors file. Its tensors are the indices, what the optimizer keeps, residuals among it, and
+gradients that were collected and not applied yet; its header holds, as JSON, a format number, the version of this
+package, the settings, the epoch, the history and the names of the classes, and a SHA-256 of all of that and of all
+tensors' bytes. A run that goes on from one is, bit for bit on a CPU, the run that was never stopped: the order of
+samples depends on the seed and the epoch alone, so that no state of a generator has to be kept.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Shaped
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from neurograph.config import Config
@@ -36,7 +36,7 @@ __all__ = [
     "save_checkpoint",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the files that this version writes and reads."""
 
 TrainerState = tuple[dict[str, Shaped[Tensor, "..."]], dict[str, Any]]
@@ -121,7 +121,7 @@ def save_checkpoint(
 
     Args:
         path: the file, replaced where it exists.
-        state: of a trainer between two epochs.
+        state: of a trainer.
         config: its settings.
         classes: names of the classes; none = one for each output node.
         picture: rows and columns of a sample, where it is a picture.
@@ -143,7 +143,8 @@ def save_checkpoint(
     header = json.loads(json.dumps(header))
     header["sha256"] = _digest(ready, header)
     path = Path(path)
-    write_whole(path, lambda temporary: save_file(ready, temporary, metadata={_KEY: json.dumps(header)}))
+    content = tensor_bytes(ready, metadata={_KEY: json.dumps(header)})
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
     return path
 
 
@@ -180,14 +181,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"a checkpoint has the SHA-256 that its header says; {path} has another: it is damaged. {_WAY_OUT}"
         )
     try:
-        config = Config.model_validate(header["config"])
+        picture = None if header["picture"] is None else tuple(header["picture"])
+        parts = header["values"], tuple(header["classes"]), picture, header["version"]
+        return Checkpoint(Config.model_validate(header["config"]), tensors, *parts)
     except ValidationError as error:
         raise CheckpointError(
             f"a checkpoint holds settings that this version knows; those of {path}, written by version "
             f"{header['version']}, are refused: {error.errors()[0]['msg']}. Use that version."
         ) from error
-    picture = None if header["picture"] is None else tuple(header["picture"])
-    return Checkpoint(config, tensors, header["values"], tuple(header["classes"]), picture, header["version"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the header of a checkpoint has all its parts; that of {path} has not: {error!r}. {_WAY_OUT}"
+        ) from error
 
 
 def check_same_settings(saved: Config, present: Config) -> None:

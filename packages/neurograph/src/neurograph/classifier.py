@@ -1,10 +1,11 @@
 """The network as a scikit-learn classifier."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -31,6 +32,8 @@ __all__ = ["NeuroGraphClassifier"]
 _FEW_FEATURES = 16
 _LEAST_UPDATES = 400
 _LEAST_EPOCHS = 20
+_ROWS_A_NODE = 8
+_NARROWEST, _WIDEST = 16, 256
 
 
 class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,7 +44,9 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     sample's answer does not depend on the samples beside it.
 
     Args:
-        hidden_layer_sizes: nodes of each hidden layer.
+        hidden_layer_sizes: nodes of each hidden layer, or one number for a single layer; "auto" = two layers as wide as
+            twice the input nodes, but not wider than one node for 8 samples, nor than 256; and never narrower than 16,
+            nor than the number of classes.
         dim: D, phasors of a node.
         cardinality: how many nodes a node listens to.
         phase_bins: P.
@@ -57,26 +62,30 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         complement: give each feature x a second input 1 − x, which tells a small number from none; "auto" = where there
             are fewer than 16 features.
         output_nodes: nodes that are read out; "auto" = 10, or as many as there are classes.
-        random_state: a seed, a NumPy generator, or None.
+        device: where it is trained; predictions are made by NumPy.
+        random_state: a seed, a `numpy.random.RandomState`, or None.
 
     Attributes:
         classes_: labels, sorted.
         n_features_in_: features of a sample.
         feature_names_in_: their names, where they have some.
+        data_min_: least value of the training samples, of each feature or of all.
+        data_max_: the largest.
+        complement_: whether each feature has a second input.
         network_: the trained network, in whole numbers.
         n_iter_: epochs.
         loss_curve_: mean loss of each epoch.
 
     >>> from sklearn.datasets import load_iris
     >>> x, y = load_iris(return_X_y=True)
-    >>> model = NeuroGraphClassifier(hidden_layer_sizes=(16,), dim=4, epochs=30, random_state=0).fit(x, y)
+    >>> model = NeuroGraphClassifier(hidden_layer_sizes=16, dim=4, epochs=30, random_state=0).fit(x, y)
     >>> model.score(x, y) > 0.9, model.network_.n_integers
     (True, 240)
     """
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (128, 128),
+        hidden_layer_sizes: Any = "auto",
         *,
         dim: Any = 8,
         cardinality: Any = 16,
@@ -91,6 +100,7 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         scaling: Any = "feature",
         complement: Any = "auto",
         output_nodes: Any = "auto",
+        device: Any = "cpu",
         random_state: Any = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -107,10 +117,11 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.scaling = scaling
         self.complement = complement
         self.output_nodes = output_nodes
+        self.device = device
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "NeuroGraphClassifier":
-        """Trains a new network.
+        """Trains a new network. Where that fails, a network that was trained before stays.
 
         Args:
             X: samples by features.
@@ -122,26 +133,28 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         Raises:
             DataError: labels of one class only.
             ConfigError: hyperparameters that cannot be run.
-            ValueError: samples that scikit-learn refuses.
+            ValueError: samples or labels that scikit-learn refuses.
         """
         x, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
             raise DataError(
-                f"a classifier learns two classes or more; got one class, {y[0]!r}. Add samples of another."
+                f"a classifier learns two classes or more; got one class, {classes[0]}. Add samples of another."
             )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._find_range(x)
-        config = self._config(len(x), seed)
-        model = Model.build(config, n_classes=len(self.classes_), seed=seed)
+        low, high, complement = self._range_of(x)
+        samples = _scaled(x, low, high, complement)
+        config = self._config(samples.shape, len(classes), seed)
+        model = Model.build(config, n_classes=len(classes), seed=seed)
         trainer = Trainer(model, config.train, seed=seed)
-        rows = trainer.fit(torch.from_numpy(self._scaled(x)), torch.from_numpy(labels.astype(np.int64)))
+        rows = trainer.fit(torch.from_numpy(samples), torch.from_numpy(labels.astype(np.int64)))
+        self.classes_, self.data_min_, self.data_max_, self.complement_ = classes, low, high, complement
         self.network_: IntegerNetwork = integers_of(model)
         self.n_iter_, self.loss_curve_ = len(rows), [row.loss for row in rows]
         return self
 
-    def predict_proba(self, X: Any) -> Float[np.ndarray, "samples classes"]:
+    def predict_proba(self, X: Any) -> Float64[np.ndarray, "samples classes"]:
         """Softmax of the logits.
 
         Args:
@@ -149,6 +162,10 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
         Returns:
             One row a sample, its sum one.
+
+        Raises:
+            NotFittedError: nothing was trained yet.
+            ValueError: samples that scikit-learn refuses.
         """
         checked = self._checked(X)
         logits = self.network_.logits(checked)
@@ -163,6 +180,10 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
         Returns:
             Labels.
+
+        Raises:
+            NotFittedError: nothing was trained yet.
+            ValueError: samples that scikit-learn refuses.
         """
         checked = self._checked(X)
         return self.classes_[self.network_.predict(checked)]
@@ -170,44 +191,73 @@ class NeuroGraphClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     # --- inputs ------------------------------------------------------------------------------------------------------
 
     def _checked(self, X: Any) -> Float32[np.ndarray, "samples inputs"]:
-        check_is_fitted(self)
-        return self._scaled(validate_data(self, X, reset=False, dtype=np.float64))
+        check_is_fitted(self, "network_")
+        x = validate_data(self, X, reset=False, dtype=np.float64)
+        return _scaled(x, self.data_min_, self.data_max_, self.complement_)
 
-    def _find_range(self, x: Float[np.ndarray, "samples features"]) -> None:
+    def _range_of(self, x: Float64[np.ndarray, "samples features"]) -> tuple[NDArray[Any], NDArray[Any], bool]:
         if self.scaling not in ("feature", "global"):
             raise ConfigError(f"scaling is 'feature' or 'global'; got {self.scaling!r}. Choose one of them.")
+        if not _is_auto(self.complement) and not isinstance(self.complement, bool | np.bool_):
+            raise ConfigError(f"complement is True, False or 'auto'; got {self.complement!r}. Choose one of them.")
         axis = 0 if self.scaling == "feature" else None
-        self.low_, high = np.asarray(x.min(axis)), np.asarray(x.max(axis))
-        with np.errstate(over="ignore"):
-            self.span_ = np.where(high > self.low_, high - self.low_, 1.0)
-        self.complement_ = x.shape[1] < _FEW_FEATURES if self.complement == "auto" else bool(self.complement)
+        complement = x.shape[1] < _FEW_FEATURES if _is_auto(self.complement) else bool(self.complement)
+        return np.asarray(x.min(axis)), np.asarray(x.max(axis)), complement
 
-    def _scaled(self, x: Float[np.ndarray, "samples features"]) -> Float32[np.ndarray, "samples inputs"]:
-        scaled = ((x - self.low_) / self.span_).clip(0, 1).astype(np.float32)
-        return np.concatenate([scaled, 1 - scaled], axis=1) if self.complement_ else scaled
+    # --- settings ----------------------------------------------------------------------------------------------------
 
-    def _config(self, n_samples: int, seed: int) -> Config:
-        per_epoch = -(-n_samples // max(1, int(self.batch_size)))
-        epochs = max(_LEAST_EPOCHS, -(-_LEAST_UPDATES // per_epoch)) if self.epochs == "auto" else self.epochs
-        outputs = max(10, len(self.classes_)) if self.output_nodes == "auto" else self.output_nodes
-        inputs = self.n_features_in_ * (2 if self.complement_ else 1)
-        return _built(
+    def _config(self, shape: tuple[int, ...], n_classes: int, seed: int) -> Config:
+        samples, inputs = shape
+        outputs = max(10, n_classes) if _is_auto(self.output_nodes) else self.output_nodes
+        config = _built(
             {
                 "graph": {
-                    "widths": (inputs, *self.hidden_layer_sizes, outputs), "cardinality": self.cardinality,
-                    "seed": seed,
+                    "widths": (inputs, *self._hidden(samples, inputs, n_classes), outputs),
+                    "cardinality": self.cardinality, "seed": seed,
                 },
                 "tables": {"phase_bins": self.phase_bins, "mag_bins": self.mag_bins},
                 "model": {"dim": self.dim, "scale": self.scale},
                 "train": {
-                    "epochs": epochs, "batch_size": self.batch_size, "label_smoothing": self.label_smoothing,
+                    "batch_size": self.batch_size, "label_smoothing": self.label_smoothing,
+                    **({} if _is_auto(self.epochs) else {"epochs": self.epochs}),
                     "optimizer": {
-                        "lr_phase": self.phase_bins / 128 if self.lr_phase == "auto" else self.lr_phase,
-                        "lr_mag": self.mag_bins / 170 if self.lr_mag == "auto" else self.lr_mag,
+                        name: getattr(self, name)
+                        for name in ("lr_phase", "lr_mag") if not _is_auto(getattr(self, name))
                     },
                 },
+                "device": str(self.device),
             }
         )  # fmt: skip
+        train, optimizer = config.train, config.train.optimizer
+        if _is_auto(self.lr_phase):
+            optimizer = optimizer.model_copy(update={"lr_phase": config.tables.phase_bins / 128})
+        if _is_auto(self.lr_mag):
+            optimizer = optimizer.model_copy(update={"lr_mag": config.tables.mag_bins / 170})
+        update: dict[str, Any] = {"optimizer": optimizer}
+        if _is_auto(self.epochs):
+            updates_an_epoch = -(-samples // train.batch_size)
+            update["epochs"] = max(_LEAST_EPOCHS, -(-_LEAST_UPDATES // updates_an_epoch))
+        return config.model_copy(update={"train": train.model_copy(update=update)})
+
+    def _hidden(self, samples: int, inputs: int, n_classes: int) -> tuple[Any, ...]:
+        sizes = self.hidden_layer_sizes
+        if _is_auto(sizes):
+            width = max(_NARROWEST, n_classes, min(2 * inputs, samples // _ROWS_A_NODE, _WIDEST))
+            return width, width
+        return tuple(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str) else (sizes,)
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _scaled(
+    x: Float64[np.ndarray, "samples features"], low: NDArray[Any], high: NDArray[Any], complement: bool
+) -> Float32[np.ndarray, "samples inputs"]:
+    """To [0, 1]. Halves do not overflow, however far apart the ends are; a feature of one value becomes 0."""
+    half = high / 2 - low / 2
+    scaled = ((x.clip(low, high) / 2 - low / 2) / np.where(half > 0, half, 1.0)).astype(np.float32)
+    return np.concatenate([scaled, 1 - scaled], axis=1) if complement else scaled
 
 
 def _built(settings: dict[str, Any]) -> Config:

@@ -145,7 +145,8 @@ def stratified_split(
     (24, [False, False, True, True, True, True])
     """
     classes, counts = labels.unique(return_counts=True)
-    n, n_test = len(labels), math.ceil(test_share * len(labels))
+    n = len(labels)
+    n_test = math.ceil(test_share * n) if 0 < test_share < 1 else 0
     if not len(classes) or int(counts.min()) < 2 or not len(classes) <= n_test <= n - len(classes):
         raise DataError(
             f"a split needs two samples of each class, and one of each on both sides; got {n} samples, counts "
@@ -280,7 +281,13 @@ def _idx(root: str | Path | None) -> Dataset:
     flat, test_flat = (one.reshape(len(one), -1) for one in (folder.train_images, folder.test_images))
     x, test_x = _scaled(flat, test_flat, pictures=True)
     y, test_y = (torch.from_numpy(one.astype(np.int64)) for one in (folder.train_labels, folder.test_labels))
-    classes = tuple(str(one) for one in range(int(torch.cat([y, test_y]).max()) + 1))
+    strange = sorted(set(test_y.tolist()) - set(y.tolist()))
+    if strange:
+        raise DataError(
+            f"each class to test has samples to train on; in {root} the labels {', '.join(map(str, strange))} of t10k "
+            "have none. Use files that belong together."
+        )
+    classes = tuple(str(one) for one in range(int(y.max()) + 1))
     return Dataset("idx", x, y, test_x, test_y, classes, (rows, columns))
 
 

@@ -1,20 +1,14 @@
 """Whether a network learns: how gradients flow, which nodes they miss, and whether indices move as far as they should.
 
-*Update effectiveness* is the way that indices went over the way that their updates asked for,
-
-    Σ |Δindex| / Σ |update|,   an update being lr · g / (width of a bin), or what the optimizer makes of it,
-
-with changes of phases measured around the circle. With residual carry it tends to 1 for updates that keep their sign,
-and stays below it where updates cancel before they make a whole step. (The original divided by the constant 0.01 in
-place of a bin's width, so that its figure, 825 % in one document, carried an arbitrary unit.) The cosine between all
-net changes and all net updates says whether the indices went the way they were asked to.
+See `neurograph.effectiveness` for the last.
 """
 
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -22,7 +16,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from neurograph.config import TrainConfig
-from neurograph.core.high_res_tables import HighResolutionLookupTables
+from neurograph.core.node_store import NodeStore
+from neurograph.data import check_samples
+from neurograph.effectiveness import Effectiveness, UpdateMonitor
 from neurograph.errors import DataError
 from neurograph.model import Model
 from neurograph.optim import DiscreteAdam, DiscreteOptimizer, DiscreteSGD
@@ -31,18 +27,17 @@ from neurograph.train.credit import Credit, exact_credit
 __all__ = [
     "Alert",
     "Diagnosis",
-    "Effectiveness",
     "Flow",
     "Limits",
-    "UpdateMonitor",
     "alerts",
     "bottlenecks",
-    "circular_change",
     "diagnose",
     "flow_class",
 ]
 
 Flow = Literal["vanishing", "exploding", "uniform", "sparse", "normal"]
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -104,23 +99,29 @@ def flow_class(norms: Float[Tensor, " n"], limits: Limits | None = None) -> Flow
         The word.
 
     Raises:
-        DataError: no nodes.
+        DataError: no nodes, or a norm that is not a number.
 
     >>> flow_class(torch.ones(5)), flow_class(torch.tensor([0.0, 0.0, 0.0, 4.0]))
     ('uniform', 'sparse')
     """
-    if not len(norms):
-        raise DataError("gradients of at least one node are needed; got none. Give the norms of some nodes.")
-    limits = limits or Limits()
-    mean = float(norms.mean())
+    limits, mean = limits or Limits(), _mean(norms)
     if mean < limits.vanish:
         return "vanishing"
     if mean > limits.explode:
         return "exploding"
-    variation = float(norms.std(unbiased=False)) / mean
+    variation = float(norms.double().std(unbiased=False)) / mean
     if variation < 0.3:
         return "uniform"
     return "sparse" if variation > 1 else "normal"
+
+
+def _mean(norms: Tensor) -> float:
+    if not len(norms):
+        raise DataError("gradients of at least one node are needed; got none. Give the norms of some nodes.")
+    mean = float(norms.double().mean())
+    if mean != mean:
+        raise DataError("norms of gradients are numbers; got nan. Look for samples that are no numbers.")
+    return mean
 
 
 def bottlenecks(
@@ -139,114 +140,6 @@ def bottlenecks(
     return ((phase_norms < limit) & (mag_norms < limit)).nonzero().squeeze(1)
 
 
-def circular_change(
-    before: Shaped[Tensor, "*shape"], after: Shaped[Tensor, "*shape"], bins: int, wraps: bool = True
-) -> Int[Tensor, "*shape"]:
-    """Signed steps from one index to another, the short way round.
-
-    Args:
-        before: indices.
-        after: indices.
-        bins: of the circle.
-        wraps: whether it is one; else plain differences.
-
-    Returns:
-        Steps from −bins/2 to bins/2 − 1.
-
-    >>> circular_change(torch.tensor([510, 2]), torch.tensor([1, 511]), 512).tolist()
-    [3, -3]
-    """
-    steps = after.long() - before.long()
-    return (steps + bins // 2).remainder(bins) - bins // 2 if wraps else steps
-
-
-@dataclass(frozen=True)
-class Effectiveness:
-    """How far indices went against how far they were asked to go.
-
-    Args:
-        phase: of phases; None = no update asked for anything.
-        mag: of magnitudes.
-        phase_cosine: between net changes and net updates of phases.
-        mag_cosine: of magnitudes.
-        steps: that were watched.
-    """
-
-    phase: float | None
-    mag: float | None
-    phase_cosine: float | None
-    mag_cosine: float | None
-    steps: int
-
-
-@dataclass
-class UpdateMonitor:
-    """Adds up changes and updates over steps.
-
-    Args:
-        tables: for the bins.
-
-    >>> monitor = UpdateMonitor(HighResolutionLookupTables(8, 8))
-    >>> none, one = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
-    >>> monitor.record((none, none), (one, none), (torch.full((1, 1), 0.6), torch.zeros(1, 1)))
-    >>> monitor.record((one, none), (one, none), (torch.full((1, 1), 0.4), torch.zeros(1, 1)))
-    >>> round(monitor.effectiveness().phase, 6), monitor.effectiveness().mag
-    (1.0, None)
-    """
-
-    tables: HighResolutionLookupTables
-    steps: int = field(default=0, init=False)
-    _way: list[float] = field(default_factory=lambda: [0.0, 0.0], init=False, repr=False)
-    _asked: list[float] = field(default_factory=lambda: [0.0, 0.0], init=False, repr=False)
-    _net: list[Tensor] = field(default_factory=list, init=False, repr=False)
-    _wanted: list[Tensor] = field(default_factory=list, init=False, repr=False)
-
-    def record(
-        self,
-        before: tuple[Shaped[Tensor, "N D"], Shaped[Tensor, "N D"]],
-        after: tuple[Shaped[Tensor, "N D"], Shaped[Tensor, "N D"]],
-        updates: tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]],
-    ) -> None:
-        """One step.
-
-        Args:
-            before: phases and magnitudes.
-            after: the same after the step.
-            updates: what was asked for, in steps of an index, with its sign.
-        """
-        t = self.tables
-        circles = ((t.phase_bins, True), (t.mag_bins, t.wraps_magnitude))
-        changes = [
-            circular_change(old, new, bins, wraps).double()
-            for old, new, (bins, wraps) in zip(before, after, circles, strict=True)
-        ]
-        wanted = [update.double() for update in updates]
-        if not self.steps:
-            self._net = [torch.zeros_like(change) for change in changes]
-            self._wanted = [torch.zeros_like(update) for update in wanted]
-        for part in range(2):
-            self._way[part] += float(changes[part].abs().sum())
-            self._asked[part] += float(wanted[part].abs().sum())
-            self._net[part] += changes[part]
-            self._wanted[part] += wanted[part]
-        self.steps += 1
-
-    def effectiveness(self) -> Effectiveness:
-        """What came of it so far.
-
-        Returns:
-            The figures.
-        """
-        ratios = [way / asked if asked else None for way, asked in zip(self._way, self._asked, strict=True)]
-        cosines = [_cosine(net, wanted) for net, wanted in zip(self._net, self._wanted, strict=True)] or [None, None]
-        return Effectiveness(ratios[0], ratios[1], cosines[0], cosines[1], self.steps)
-
-
-def _cosine(a: Tensor, b: Tensor) -> float | None:
-    norms = float(torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
-    return float((a * b).sum()) / norms if norms else None
-
-
 def alerts(
     norms: Float[Tensor, " n"], losses: Sequence[float], limits: Limits | None = None, memory: float | None = None
 ) -> list[Alert]:
@@ -254,24 +147,28 @@ def alerts(
 
     Args:
         norms: of gradients, by node.
-        losses: the last ones, in order.
+        losses: the last ones, in order; one that is not finite counts as a spike.
         limits: where alerts begin.
         memory: megabytes; None = the greatest that this process has taken (not known on Windows, and no alert there).
 
     Returns:
         The alerts, none where all is well.
 
+    Raises:
+        DataError: no nodes, or a norm that is not a number.
+
     >>> [alert.kind for alert in alerts(torch.ones(3), [1.0, 2.5], memory=1.0)]
     ['spike']
     """
-    limits = limits or Limits()
+    limits, mean = limits or Limits(), _mean(norms)
     found = []
-    mean = float(norms.mean())
     if mean > limits.explode:
         found.append(Alert("exploding", mean, limits.explode))
     if mean < limits.vanish:
         found.append(Alert("vanishing", mean, limits.vanish))
-    if len(losses) > 1:
+    if not all(map(math.isfinite, losses)):
+        found.append(Alert("spike", math.inf, limits.spike))
+    elif len(losses) > 1:
         changes = [abs(after - before) for before, after in pairwise(losses)]
         if sum(changes) / len(changes) < limits.stagnation:
             found.append(Alert("stagnation", sum(changes) / len(changes), limits.stagnation))
@@ -331,13 +228,14 @@ def diagnose(
 ) -> Diagnosis:
     """Looks at gradients and states of all samples, then tries some steps on a copy of the integers.
 
-    Norms are per radian and per unit of x, as the original's; the optimizer's own gradients are per step of an index.
+    A norm is that of the mean gradient over all samples, per radian and per unit of x, as the original's; the
+    optimizer's own gradients are per step of an index.
 
     Args:
         model: the network; it is left as it is.
         x: samples in [0, 1].
         y: labels.
-        config: batch size and optimizer of the steps; the learning rates stay constant.
+        config: batch size and optimizer of the steps; the learning rates stay constant, and nothing is accumulated.
         credit: whose gradients are looked at.
         steps: that are tried.
         limits: where alerts begin.
@@ -346,6 +244,9 @@ def diagnose(
     Returns:
         The diagnosis.
 
+    Raises:
+        DataError: samples or labels that do not fit the network.
+
     >>> from neurograph.config import Config
     >>> model = Model.build(Config.model_validate({"graph": {"widths": [4, 8, 2], "cardinality": 4}}), seed=0)
     >>> found = diagnose(model, torch.rand(16, 4), torch.arange(16) % 2, TrainConfig(batch_size=8), steps=4)
@@ -353,31 +254,26 @@ def diagnose(
     ([4, 8, 2], 4)
     """
     config, limits = config or TrainConfig(), limits or Limits()
+    check_samples(x, y, n_features=len(model.topology.inputs), n_classes=model.n_classes)
     x, y = x.to(model.codes), y.to(model.codes.device)
-    gradients = credit(model, x, y, config)
-    phase = torch.linalg.vector_norm(gradients.phase, dim=1) / model.tables.phase_step
-    mag = torch.linalg.vector_norm(gradients.mag, dim=1) / model.tables.mag_step
+    phase, mag = _norms(model, x, y, config, credit)
     both = torch.hypot(phase, mag)
-    with torch.no_grad():
-        state = model.state(x)
-    amplitude = torch.hypot(state.planar[:, :, 0], state.planar[:, :, 1])
+    amplitude, silent, saturated = _amplitudes(model, x)
     stuck = bottlenecks(phase, mag, limits.vanish)
-    records = []
-    for number, rows in enumerate(model.topology.levels):
-        seen = amplitude[rows]
-        records.append(
-            {
-                "level": number,
-                "nodes": len(rows),
-                "phase_gradient": float(phase[rows].mean()),
-                "mag_gradient": float(mag[rows].mean()),
-                "flow": flow_class(both[rows], limits),
-                "bottlenecks": int(torch.isin(rows, stuck).sum()),
-                "amplitude": float(seen.mean()),
-                "silent": float((seen == 0).double().mean()),
-                "saturated": float((seen > 0.99).double().mean()),
-            }
-        )
+    records = [
+        {
+            "level": number,
+            "nodes": len(rows),
+            "phase_gradient": float(phase[rows].mean()),
+            "mag_gradient": float(mag[rows].mean()),
+            "flow": flow_class(both[rows], limits),
+            "bottlenecks": int(torch.isin(rows, stuck).sum()),
+            "amplitude": float(amplitude[rows].mean()),
+            "silent": float(silent[rows].mean()),
+            "saturated": float(saturated[rows].mean()),
+        }
+        for number, rows in enumerate(model.topology.levels)
+    ]
     effectiveness, losses = _tried(model, x, y, config, credit, steps, seed)
     return Diagnosis(
         records,
@@ -389,10 +285,46 @@ def diagnose(
     )
 
 
+def _norms(model: Model, x: Tensor, y: Tensor, config: TrainConfig, credit: Credit) -> tuple[Tensor, Tensor]:
+    """Norm of each node's mean gradient over all samples, in batches: a credit rule takes the mean over its batch."""
+    totals = [torch.zeros_like(indices, dtype=torch.float64) for indices in (model.store.phase, model.store.mag)]
+    for some, labels in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
+        gradients = credit(model, some, labels, config)
+        for total, gradient in zip(totals, (gradients.phase, gradients.mag), strict=True):
+            total.add_(gradient, alpha=len(some) / len(x))
+    steps = (model.tables.phase_step, model.tables.mag_step)
+    phase, mag = (torch.linalg.vector_norm(total, dim=1) / step for total, step in zip(totals, steps, strict=True))
+    return phase, mag
+
+
+def _amplitudes(model: Model, x: Tensor) -> Tensor:
+    """Of each node, over samples and phasors: mean amplitude, share of zeros, and share above 0.99."""
+    total = torch.zeros(3, model.topology.n_nodes, dtype=torch.float64, device=x.device)
+    for some in x.split(_BATCH):
+        with torch.no_grad():
+            planar = model.state(some).planar
+        seen = torch.hypot(planar[:, :, 0], planar[:, :, 1]).double()
+        for row, value in enumerate((seen, (seen == 0).double(), (seen > 0.99).double())):
+            total[row] += value.mean(2).sum(1)
+    return total / len(x)
+
+
+class _Watched(NodeStore):
+    """Indices that remember how far they were last told to move, which at the end of a grid is further than they go."""
+
+    told: tuple[Tensor, Tensor]
+
+    def move_(self, phase_steps: Shaped[Tensor, "N D"], mag_steps: Shaped[Tensor, "N D"]) -> None:
+        """See `NodeStore.move_`."""
+        self.told = (phase_steps, mag_steps)
+        super().move_(phase_steps, mag_steps)
+
+
 def _tried(
     model: Model, x: Tensor, y: Tensor, config: TrainConfig, credit: Credit, steps: int, seed: int
 ) -> tuple[Effectiveness, list[float]]:
-    store = model.store.clone()
+    own = model.store.clone()
+    store = _Watched(own.phase, own.mag, own.tables, own.train_phase, own.train_mag, own.ids)
     copy = Model(model.topology, store, model.tables, model.engine, model.codes, model.scale)
     settings = config.optimizer
     optimizer: DiscreteOptimizer = (
@@ -409,32 +341,7 @@ def _tried(
         before = (store.phase.clone(), store.mag.clone())
         carried = [residual.clone() for residual in optimizer.residual]
         optimizer.step(phase, mag)
-        after = (store.phase, store.mag)
-        monitor.record(before, after, _updates(optimizer, carried, before, after, (phase, mag)))
+        # An update is what was moved, and what more is carried now than before: exact for every optimizer.
+        asked = [told + now - then for told, now, then in zip(store.told, optimizer.residual, carried, strict=True)]
+        monitor.record(before, (store.phase, store.mag), (asked[0], asked[1]))
     return monitor.effectiveness(), losses
-
-
-def _updates(
-    optimizer: DiscreteOptimizer,
-    carried: list[Tensor],
-    before: tuple[Tensor, Tensor],
-    after: tuple[Tensor, Tensor],
-    gradients: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """What was asked for: −lr g of plain descent; of Adam, the steps taken and what more is carried now than before."""
-    store, tables = optimizer.store, optimizer.store.tables
-    masks = (store.train_phase[:, None], store.train_mag[:, None])
-    if isinstance(optimizer, DiscreteSGD):
-        found = [
-            -optimizer.rate * lr * gradient * mask
-            for lr, gradient, mask in zip(optimizer.lr, gradients, masks, strict=True)
-        ]
-    else:
-        circles = ((tables.phase_bins, True), (tables.mag_bins, tables.wraps_magnitude))
-        found = [
-            circular_change(old, new, bins, wraps) + now - then
-            for old, new, (bins, wraps), now, then in zip(
-                before, after, circles, optimizer.residual, carried, strict=True
-            )
-        ]
-    return cast("tuple[Tensor, Tensor]", tuple(found))

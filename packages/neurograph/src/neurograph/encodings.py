@@ -165,9 +165,10 @@ def hadamard_codes(n_classes: int, length: int, seed: int = 0) -> Float[Tensor, 
     columns permuted and their signs drawn. Rows are orthogonal in every block and so over all of it. This
     needs a length that is a sum of Hadamard orders ≥ C: for 10 classes every multiple of 4 from 12 on; 80, the shipped
     length, is itself one, since 79 is a prime of the right kind.
-    Elsewhere the nearest such length is cut, or filled with drawn columns, by one or two: |cos| is then at most 2 / L,
-    or 1 / L for odd L, and no ±1 codes for three or more classes do better. Too short a length (L < C) takes the best
-    of 64 draws. :func:`coherence` says what came of it.
+    Where such a length is at most two away, it is cut, or filled with drawn columns: |cos| is then at most 2 / L, or
+    1 / L for odd L, and no ±1 codes for three or more classes do better. Where none is (L < C, or a gap such as 27 to
+    29 for 13 classes, as not every Hadamard matrix is built here) the best of 64 cuts of a larger matrix is taken:
+    codes that differ, and are not orthogonal. :func:`coherence` says what came of it.
 
     Args:
         n_classes: C.
@@ -178,7 +179,7 @@ def hadamard_codes(n_classes: int, length: int, seed: int = 0) -> Float[Tensor, 
         The codes, float32.
 
     Raises:
-        ConfigError: fewer than 2 classes, or no length.
+        ConfigError: fewer than 2 classes, or a length that has fewer than C different codes.
 
     >>> codes = hadamard_codes(10, 80)
     >>> codes.shape, coherence(codes)
@@ -186,10 +187,12 @@ def hadamard_codes(n_classes: int, length: int, seed: int = 0) -> Float[Tensor, 
     >>> round(coherence(hadamard_codes(10, 50)), 6)  # 2 / 50: at no multiple of 4, three orthogonal rows do not exist
     0.04
     """
-    if n_classes < 2 or length < 1:
+    if n_classes < 2:
+        raise ConfigError(f"codes are of at least 2 classes; got {n_classes}. Check the labels.")
+    if length < (n_classes - 1).bit_length():
         raise ConfigError(
-            f"codes need at least 2 classes and a length of at least 1; got {n_classes} classes and length {length}. "
-            f"Check the labels and the number of output nodes."
+            f"there are 2^L different codes of length L; got length {length} for {n_classes} classes. "
+            f"Raise the dimension or the number of output nodes."
         )
     rng = np.random.default_rng(seed)
     near = [base for base in _by_distance(length) if _blocks(n_classes, base) is not None]
@@ -197,15 +200,35 @@ def hadamard_codes(n_classes: int, length: int, seed: int = 0) -> Float[Tensor, 
         blocks = _blocks(n_classes, near[0])
         assert blocks is not None
         return _assemble(n_classes, length, blocks, rng)
-    # Nothing orthogonal is near: the best of many cuts of a larger matrix.
-    order = 1 << max(n_classes - 1, length - 1, 1).bit_length()
-    draws = [_assemble(n_classes, length, (order,), rng) for _ in range(_DRAWS)]
-    return min(draws, key=coherence)
+    # Nothing orthogonal is near. Equal codes are worst, then opposite ones, which the sign of a cosine tells apart.
+    rows = _sylvester(1 << max(n_classes - 1, length - 1).bit_length())
+    draws = [_cut(rows, n_classes, length, rng) for _ in range(_DRAWS)]
+    return min(draws, key=lambda codes: (_closest(codes) == length, coherence(codes)))
+
+
+def _sylvester(order: int) -> np.ndarray:
+    """Of order 2^n, by doubling: n columns that are independent tell all rows apart, which Paley's may not."""
+    matrix = np.ones((1, 1), dtype=np.int8)
+    while len(matrix) < order:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def _cut(matrix: np.ndarray, n_classes: int, length: int, rng: np.random.Generator) -> Tensor:
+    order = len(matrix)
+    rows = matrix[rng.permutation(order)[:n_classes]][:, rng.permutation(order)[:length]]
+    return torch.from_numpy((rows * rng.choice(np.array([-1, 1], dtype=np.int8), size=length)).astype(np.float32))
+
+
+def _closest(codes: Tensor) -> float:
+    """Largest inner product of two different rows."""
+    return float((codes @ codes.T).fill_diagonal_(-torch.inf).max())
 
 
 def _by_distance(length: int) -> list[int]:
-    """Lengths at most two away, the nearest first and cutting before filling."""
-    return [base for base in (length, length + 1, length - 1, length + 2, length - 2) if base >= 1]
+    """Lengths at most two away, the nearest first and cutting before filling; none so far that codes may be equal."""
+    near = (length, length + 1, length - 1, length + 2, length - 2)
+    return [base for base in near if abs(base - length) < length]
 
 
 def _assemble(n_classes: int, length: int, blocks: tuple[int, ...], rng: np.random.Generator) -> Tensor:
@@ -287,6 +310,7 @@ def _gram_schmidt(rows: np.ndarray) -> np.ndarray:
 
 def _climb(phase: np.ndarray, mag: np.ndarray, tables: HighResolutionLookupTables, sweeps: int) -> None:
     """Changes the indices in place by steps of one, wherever that lowers the sum of |cos| over the pairs."""
+    circles = ((phase, tables.phase_bins, True), (mag, tables.mag_bins, tables.wraps_magnitude))
     cos, sizes = tables.cos.double().cpu().numpy(), tables.mag.double().cpu().numpy()
     signals = cos[phase] * sizes[mag]
 
@@ -300,10 +324,10 @@ def _climb(phase: np.ndarray, mag: np.ndarray, tables: HighResolutionLookupTable
         for c in range(len(phase)):
             best = overlap(c, signals[c])
             for d in range(min(3, phase.shape[1])):
-                for indices, bins in ((phase, tables.phase_bins), (mag, tables.mag_bins)):
+                for indices, bins, wraps in circles:
                     for step in (-1, 1):
                         before = indices[c, d]
-                        moved = (before + step) % bins
+                        moved = (before + step) % bins if wraps else min(max(before + step, 0), bins - 1)
                         indices[c, d] = moved
                         row = signals[c].copy()
                         row[d] = cos[phase[c, d]] * sizes[mag[c, d]]

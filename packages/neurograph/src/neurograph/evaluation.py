@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from neurograph.errors import DataError
+from neurograph.data import check_samples
+from neurograph.errors import ConfigError, DataError
 from neurograph.losses import check_labels, classification_loss, top_k_accuracy
 from neurograph.model import Model
 
@@ -26,12 +27,17 @@ def confusion_matrix(predicted: Int[Tensor, " S"], labels: Int[Tensor, " S"], n_
         The counts.
 
     Raises:
-        DataError: labels outside the classes, or none.
+        DataError: other numbers of predictions and labels, class numbers outside the classes, or none.
 
     >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 2)
     tensor([[1, 1],
             [0, 1]])
     """
+    if predicted.shape != labels.shape:
+        raise DataError(
+            f"each sample has one prediction and one label; got shapes {tuple(predicted.shape)} and "
+            f"{tuple(labels.shape)}. Match them."
+        )
     check_labels(labels, n_classes)
     check_labels(predicted, n_classes)
     flat = torch.bincount(labels.long() * n_classes + predicted.long(), minlength=n_classes * n_classes)
@@ -116,24 +122,28 @@ def evaluate(
         The evaluation.
 
     Raises:
-        DataError: no samples, other numbers of samples and labels, labels outside the classes, or a batch size below 1.
+        DataError: samples or labels that `neurograph.data.check_samples` refuses, or not one name
+            a class.
+        ConfigError: a batch size or a k below 1.
 
     >>> from neurograph.config import Config
     >>> found = evaluate(Model.build(Config(), seed=0), torch.rand(20, 64), torch.arange(20) % 10)
     >>> found.n_samples, found.confusion.shape
     (20, torch.Size([10, 10]))
     """
-    if len(x) != len(y):
-        raise DataError(f"each sample has a label; got {len(x)} samples and {len(y)} labels. Match them.")
+    check_samples(x, y, n_features=len(model.topology.inputs), n_classes=model.n_classes)
     if batch_size < 1:
-        raise DataError(f"a batch has at least one sample; got {batch_size}. Raise it.")
-    check_labels(y, model.n_classes)
+        raise ConfigError(f"a batch has at least one sample; got {batch_size}. Raise it.")
+    if names is None:
+        names = tuple(str(number) for number in range(model.n_classes))
+    elif len(names) != model.n_classes:
+        raise DataError(f"each class has a name; got {len(names)} for {model.n_classes} classes. Match them.")
     with torch.no_grad():
-        logits = torch.cat([model.logits(part.to(model.codes)) for part in x.split(batch_size)])
+        logits = torch.cat([model.logits(part) for part in x.split(batch_size)])
     labels = y.to(logits.device)
     return Evaluation(
         float(classification_loss(logits.double(), labels)),
         confusion_matrix(logits.argmax(-1), labels, model.n_classes).cpu(),
         {k: top_k_accuracy(logits, labels, k) for k in top_k if k <= model.n_classes},
-        tuple(str(number) for number in range(model.n_classes)) if names is None else names,
+        names,
     )

@@ -3,29 +3,48 @@
 An export is a folder of three files.
 
 ==================== ===============================================================================================
-network.safetensors  indices, ⌈log2 P⌉ + ⌈log2 M⌉ bits a pair and ⌈log2 P⌉ bits a phase of an input; sources, as many
-                     bits as tell those of a level apart; codes, one bit a sign
-tables.safetensors   cosines, sines (Q30) and magnitudes as whole numbers
-export.json          settings, and the SHA-256 of both other files; written last
+network.safetensors  integers, sources and codes, as bits
+tables.safetensors   cosines, sines (Q30) and magnitudes as whole numbers: the same for all networks of one grid
+export.json          settings, and a SHA-256 of them and of both other files; written last
 ==================== ===============================================================================================
 
-`load_exported` reads it into an :class:`~neurograph.integer_network.IntegerNetwork`, which needs NumPy alone.
+What is stored is the network as `compacted` leaves it. Its bits, format 2:
+
+integers   ⌈log2 P⌉ for each phase of an input, then ⌈log2 P⌉ + ⌈log2 M⌉ for each pair of another node, node by node
+sources    group by group. A group is the nodes of one depth with K sources each, all of them among the W rows from
+           `low` on; `groups` in export.json lists count, K, low, W and k. The sets of sources, each by its rank among
+           the C(W, K) there are, rise within a group, so that their gaps are stored, as Golomb–Rice codes of parameter
+           k (`neurograph.bit_codes`)
+codes      one for a sign, row by row; or int32 numbers, where codes are no signs
+
+Each file is whole or absent. A process that is killed between two of them leaves a folder that `load_exported` refuses.
+`load_exported` makes an :class:`~neurograph.integer_network.IntegerNetwork`, which needs NumPy alone.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as tensor_bytes
 
+from neurograph.bit_codes import (
+    BitReader,
+    fixed_bits,
+    packed,
+    rank_of,
+    rice_bits,
+    rice_parameter,
+    subset_of,
+    width_of,
+)
 from neurograph.errors import CheckpointError, ConfigError
 from neurograph.files import write_whole
 from neurograph.integer_network import IntegerNetwork, quantised
@@ -33,9 +52,10 @@ from neurograph.integer_network import IntegerNetwork, quantised
 if TYPE_CHECKING:
     from neurograph.model import Model
 
-__all__ = ["FORMAT", "ExportSizes", "ExportedModel", "export_integers", "integers_of", "load_exported"]
+__all__ = ["FORMAT", "ExportSizes", "ExportedModel", "compacted", "export_integers", "integers_of", "load_exported"]
 
-FORMAT = 1
+FORMAT = 2
+_KIND = "neurograph integers"
 _NETWORK, _TABLES, _HEADER = "network.safetensors", "tables.safetensors", "export.json"
 _WAY_OUT = "Export the model again."
 
@@ -49,7 +69,9 @@ class ExportSizes:
 
     Args:
         n_integers: how many integers were trained.
-        integers: bytes of their bits.
+        n_stored: how many of them are in the file.
+        left_out: nodes that are not, as they reach no output.
+        integers: bytes of the integers.
         topology: bytes of sources.
         codes: bytes of codes.
         network_file: bytes of the file that holds these three.
@@ -58,6 +80,8 @@ class ExportSizes:
     """
 
     n_integers: int
+    n_stored: int
+    left_out: int
     integers: int
     topology: int
     codes: int
@@ -84,7 +108,7 @@ def integers_of(model: "Model") -> IntegerNetwork:
         The network, on the CPU.
 
     Raises:
-        ConfigError: a model of another kind.
+        ConfigError: a model of another kind, or numbers that are not finite.
     """
     engine, topology, tables = model.engine, model.topology, model.tables
     if engine.merge != "superpose" or not engine.snap or engine.radiation is not None:
@@ -95,8 +119,7 @@ def integers_of(model: "Model") -> IntegerNetwork:
     inputs = topology.inputs.tolist()
     depth = topology.level.tolist()
     fed = set(inputs)
-    degree = topology.in_degree.tolist()
-    rest = sorted((row for row in range(topology.n_nodes) if row not in fed), key=lambda r: (depth[r], degree[r], r))
+    rest = sorted((row for row in range(topology.n_nodes) if row not in fed), key=lambda row: depth[row])
     order = [*inputs, *rest]
     place = {row: new for new, row in enumerate(order)}
     sources: list[list[int]] = [[] for _ in order]
@@ -124,79 +147,72 @@ def integers_of(model: "Model") -> IntegerNetwork:
 def _whole_codes(codes: NDArray[np.float64]) -> NDArray[np.int64]:
     if (np.abs(codes) == 1).all():
         return codes.astype(np.int64)
-    return quantised(codes / np.linalg.norm(codes, axis=1, keepdims=True), 30)
+    norms = np.linalg.norm(codes, axis=1, keepdims=True)
+    if not (norms > 0).all():
+        raise ConfigError("the code of a class has a direction; one is all zeros. Give each class a code.")
+    return quantised(codes / norms, 30)
 
 
-# --- bits -----------------------------------------------------------------------------------------------------------
+def compacted(network: IntegerNetwork) -> IntegerNetwork:
+    """The same network without what nobody hears: it gives the same scores.
 
+    Nodes from which no way leads to an output are left out. An input stays in any case, for samples have a number for
+    it. Nodes are sorted by depth, then by number of sources, then by their sources, the largest first: their order
+    carries no information then.
 
-def width_of(choices: int) -> int:
-    """Bits that tell so many choices apart: ⌈log2 n⌉.
+    Args:
+        network: any.
 
-    >>> [width_of(n) for n in (1, 2, 512, 513)]
-    [0, 1, 9, 10]
+    Returns:
+        Another; compacted again, it stays as it is.
     """
-    return (choices - 1).bit_length()
-
-
-def _bits(values: NDArray[np.int64], width: int) -> Bool[np.ndarray, "n width"]:
-    return (values.reshape(-1, 1) >> np.arange(width - 1, -1, -1) & 1).astype(bool)
-
-
-def _numbers(bits: NDArray[np.bool_]) -> Int64[np.ndarray, " n"]:
-    return bits.astype(np.int64) @ (1 << np.arange(bits.shape[1] - 1, -1, -1, dtype=np.int64))
-
-
-def _packed(parts: Iterable[NDArray[np.bool_]]) -> UInt8[np.ndarray, " bytes"]:
-    return np.packbits(np.concatenate([np.zeros(0, dtype=bool), *(part.reshape(-1) for part in parts)]))
-
-
-class _Stream:
-    """Reads numbers of any width off packed bits."""
-
-    def __init__(self, packed: NDArray[np.uint8]) -> None:
-        self._bits, self._at = np.unpackbits(packed).astype(bool), 0
-
-    def take(self, n: int, width: int) -> NDArray[np.bool_]:
-        end = self._at + n * width
-        if end > len(self._bits):
-            raise ValueError(f"{end} bits are needed and {len(self._bits)} are there")
-        found = self._bits[self._at : end].reshape(n, width)
-        self._at = end
-        return found
+    heard = set(network.outputs)
+    for row in range(len(network.sources) - 1, -1, -1):
+        if row in heard:
+            heard.update(network.sources[row])
+    silent = [row for row in range(network.n_inputs, len(network.sources)) if not network.sources[row] and row in heard]
+    order = [*range(network.n_inputs), *silent]
+    place = {row: new for new, row in enumerate(order)}
+    sources: list[tuple[int, ...]] = [()] * len(order)
+    for level in network.levels:
+        found = [
+            (sorted((place[source] for source in network.sources[row]), reverse=True), row)
+            for row in level.rows.tolist()
+            if row in heard
+        ]
+        for falling, row in sorted(found):
+            place[row] = len(order)
+            order.append(row)
+            sources.append(tuple(reversed(falling)))
+    return replace(
+        network, phase=network.phase[order], mag=network.mag[order], sources=tuple(sources),
+        outputs=tuple(place[row] for row in network.outputs),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Nodes in a row with as many sources, out of one window."""
+class _Group:
+    """Nodes in a row with as many sources, and where their sources lie; `of` and `read` are inverse."""
 
-    start: int
-    sources: NDArray[np.int64]
+    count: int
+    each: int
+    low: int
+    window: int
+    k: int
 
-    @property
-    def low(self) -> int:
-        return int(self.sources.min())
+    @classmethod
+    def of(cls, sources: NDArray[np.int64]) -> tuple["_Group", str]:
+        """A group and its bits, of sets of sources that rise."""
+        low = int(sources.min())
+        ranks = [rank_of(row) for row in (sources - low).tolist()]
+        gaps = [after - before for before, after in pairwise([0, *ranks])]
+        k = rice_parameter(gaps)
+        count, each = sources.shape
+        return cls(count, each, low, int(sources.max()) + 1 - low, k), rice_bits(gaps, k)
 
-    @property
-    def window(self) -> int:
-        return int(self.sources.max()) + 1 - self.low
-
-    @property
-    def header(self) -> list[int]:
-        return [self.start, *self.sources.shape, self.low, self.window]
-
-    @property
-    def bits(self) -> NDArray[np.bool_]:
-        return _bits(self.sources - self.low, width_of(self.window))
-
-
-def _runs(network: IntegerNetwork) -> list[_Run]:
-    found = []
-    for level in network.levels:
-        cuts = np.flatnonzero(np.diff(level.rows) != 1) + 1
-        parts = zip(np.split(level.rows, cuts), np.split(level.sources, cuts), strict=True)
-        found += [_Run(int(rows[0]), sources) for rows, sources in parts]
-    return found
+    def read(self, bits: BitReader) -> list[tuple[int, ...]]:
+        ranks = accumulate(bits.rice(self.count, self.k))
+        return [tuple(self.low + s for s in subset_of(rank, self.each, self.window)) for rank in ranks]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -215,35 +231,41 @@ def export_integers(model: "Model | IntegerNetwork", path: str | Path) -> Export
     Raises:
         ConfigError: a model that has no form in integers.
     """
-    network = model if isinstance(model, IntegerNetwork) else integers_of(model)
-    folder = Path(path)
+    whole = model if isinstance(model, IntegerNetwork) else integers_of(model)
+    network, folder = compacted(whole), Path(path)
     wp, wm = width_of(network.phase_bins), width_of(network.mag_bins)
     n = network.n_inputs
-    pairs = np.concatenate([_bits(network.phase[n:], wp), _bits(network.mag[n:], wm)], axis=1)
-    runs = _runs(network)
-    packed = {
-        "integers": _packed([_bits(network.phase[:n], wp), pairs]),
-        "sources": _packed([run.bits for run in runs]),
+    pairs = (network.phase[n:] << wm) + network.mag[n:]
+    groups = [_Group.of(level.sources) for level in network.levels]
+    parts = {
+        "integers": packed(fixed_bits(network.phase[:n].flat, wp) + fixed_bits(pairs.flat, wp + wm)),
+        "sources": packed("".join(bits for _, bits in groups)),
         "codes": np.packbits(network.codes.reshape(-1) > 0)
         if network.has_sign_codes
         else network.codes.astype(np.int32),
     }
     tables = {name: getattr(network, name).astype(np.int32) for name in ("cos", "sin", "magnitude")}
-    files = {_NETWORK: tensor_bytes(packed), _TABLES: tensor_bytes(tables)}
-    header = {
-        "format": FORMAT, "kind": "neurograph integers", "nodes": len(network.sources), "dim": network.phase.shape[1],
-        "inputs": n, "outputs": list(network.outputs), "classes": len(network.codes), "scale": network.scale,
-        "phase_bins": network.phase_bins, "mag_bins": network.mag_bins, "magnitude_q": network.magnitude_q,
-        "sign_codes": network.has_sign_codes, "runs": [run.header for run in runs],
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    files = {_NETWORK: tensor_bytes(parts), _TABLES: tensor_bytes(tables)}
+    header: dict[str, Any] = {
+        "format": FORMAT, "kind": _KIND, "nodes": len(network.sources), "dim": network.phase.shape[1], "inputs": n,
+        "outputs": list(network.outputs), "classes": len(network.codes), "scale": network.scale,
+        "magnitude_q": network.magnitude_q, "groups": [list(vars(group).values()) for group, _ in groups],
     }  # fmt: skip
+    header["sha256"] = _digest(header, files)
     files[_HEADER] = json.dumps(header, separators=(",", ":")).encode()
     for name, content in files.items():
         _write(folder / name, content)
     return ExportSizes(
-        network.n_integers, packed["integers"].nbytes, packed["sources"].nbytes, packed["codes"].nbytes,
+        whole.n_integers, network.n_integers, len(whole.sources) - len(network.sources),
+        *(parts[name].nbytes for name in ("integers", "sources", "codes")),
         *(len(files[name]) for name in (_NETWORK, _TABLES, _HEADER)),
     )  # fmt: skip
+
+
+def _digest(header: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """SHA-256 of settings and files."""
+    parts = [header, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -267,64 +289,59 @@ def load_exported(path: str | Path) -> IntegerNetwork:
         header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
         contents = {name: (folder / name).read_bytes() for name in (_NETWORK, _TABLES)}
         found = (header["kind"], header["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"an export is a folder with {_HEADER}, {_NETWORK} and {_TABLES}; {folder} is not: {error!r}. {_WAY_OUT}"
         ) from error
-    if found != ("neurograph integers", FORMAT):
+    if found != (_KIND, FORMAT):
         raise CheckpointError(
-            f"this version reads neurograph integers of format {FORMAT}; {folder} holds {found}. "
-            "Use the version that wrote it."
+            f"this version reads {_KIND} of format {FORMAT}; {folder} holds {found[0]} of format {found[1]}. Export "
+            "the model again, or use the version that wrote it."
         )
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != header.get("sha256", {}).get(name):
-            raise CheckpointError(
-                f"the SHA-256 of {name} is that of {_HEADER}; in {folder} it is not: one of them is damaged or of "
-                f"another export. {_WAY_OUT}"
-            )
+    if header.pop("sha256", None) != _digest(header, contents):
+        raise CheckpointError(
+            f"an export has the SHA-256 that its {_HEADER} says; {folder} has another: a file of it is damaged or of "
+            f"another export. {_WAY_OUT}"
+        )
     try:
         return _network(header, *(parse_tensors(contents[name]) for name in (_NETWORK, _TABLES)))
-    except (SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except (SafetensorError, LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"the parts of an export fit together; those of {folder} do not: {error!r}. {_WAY_OUT}"
         ) from error
 
 
 def _network(
-    header: Mapping[str, Any], packed: Mapping[str, NDArray[Any]], tables: Mapping[str, NDArray[Any]]
+    header: Mapping[str, Any], parts: Mapping[str, NDArray[Any]], tables: Mapping[str, NDArray[Any]]
 ) -> IntegerNetwork:
     n, d, inputs, classes = (int(header[name]) for name in ("nodes", "dim", "inputs", "classes"))
-    wp, wm = width_of(header["phase_bins"]), width_of(header["mag_bins"])
-    stream = _Stream(packed["integers"])
-    phases = _numbers(stream.take(inputs * d, wp))
-    pairs = stream.take((n - inputs) * d, wp + wm)
+    cos, sin, magnitude = (tables[name].astype(np.int64) for name in ("cos", "sin", "magnitude"))
+    wp, wm = width_of(len(cos)), width_of(len(magnitude))
+    bits, edges = BitReader(parts["integers"]), BitReader(parts["sources"])
+    phases = np.array(bits.fixed(inputs * d, wp), dtype=np.int64)
+    pairs = np.array(bits.fixed((n - inputs) * d, wp + wm), dtype=np.int64)
+    listening = [sources for group in header["groups"] for sources in _Group(*group).read(edges)]
     outputs = tuple(int(row) for row in header["outputs"])
     length = len(outputs) * d
-    if header["sign_codes"]:
-        codes = 2 * np.unpackbits(packed["codes"])[: classes * length].astype(np.int64) - 1
-    else:
-        codes = packed["codes"].astype(np.int64)
+    codes = parts["codes"].astype(np.int64)
+    if parts["codes"].dtype == np.uint8:
+        signs = BitReader(parts["codes"])
+        codes = 2 * np.array(signs.fixed(classes * length, 1), dtype=np.int64) - 1
+        signs.end()
+    bits.end()
+    edges.end()
     return IntegerNetwork(
-        phase=np.concatenate([phases, _numbers(pairs[:, :wp])]).reshape(n, d),
-        mag=np.concatenate([0 * phases, _numbers(pairs[:, wp:])]).reshape(n, d),
+        phase=np.concatenate([phases, pairs >> wm]).reshape(n, d),
+        mag=np.concatenate([0 * phases, pairs & ((1 << wm) - 1)]).reshape(n, d),
         n_inputs=inputs,
-        sources=_sources(n, header["runs"], _Stream(packed["sources"])),
+        sources=(*[()] * (n - len(listening)), *listening),
         outputs=outputs,
         codes=codes.reshape(classes, length),
-        cos=tables["cos"].astype(np.int64),
-        sin=tables["sin"].astype(np.int64),
-        magnitude=tables["magnitude"].astype(np.int64),
+        cos=cos,
+        sin=sin,
+        magnitude=magnitude,
         magnitude_q=int(header["magnitude_q"]),
         scale=float(header["scale"]),
     )
-
-
-def _sources(n: int, runs: Sequence[Sequence[int]], bits: _Stream) -> tuple[tuple[int, ...], ...]:
-    found: list[tuple[int, ...]] = [()] * n
-    for start, count, each, low, window in runs:
-        numbers = _numbers(bits.take(count * each, width_of(window))).reshape(count, each) + low
-        for row, of in enumerate(numbers.tolist(), start=start):
-            found[row] = tuple(of)
-    return tuple(found)

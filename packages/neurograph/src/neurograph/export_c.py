@@ -1,7 +1,8 @@
 """A trained network as one C header: constant arrays and whole-number arithmetic, for machines without floating point.
 
-The header needs `stdint.h` alone, allocates nothing and calls nothing. Its arithmetic is that of
-:mod:`neurograph.integer_network`, number for number, so that its scores are those of Python to the last bit.
+It needs `stdint.h` alone, allocates nothing and calls nothing. Nodes that reach no output are left out, as in a folder
+of files (`neurograph.export.compacted`). Its arithmetic is that of :mod:`neurograph.integer_network`, number for
+number, so that its scores are those of Python to the last bit.
 
 Compiled by itself with `-DNEUROGRAPH_SELF_CHECK -x c`, it is a program that classifies samples that were written into
 it and compares the classes with those that Python found.
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurograph.errors import ConfigError
-from neurograph.export import integers_of
+from neurograph.errors import ConfigError, DataError
+from neurograph.export import compacted, integers_of
 from neurograph.files import write_whole
 from neurograph.integer_network import IntegerNetwork, gain_of, halfway_points, thresholds
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["c_header", "export_c_header"]
 
 _WIDTH = 118
+_BYTES = {"int8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
+_GROUP_BYTES = 20
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -42,10 +45,11 @@ def export_c_header(
         Bytes of the constant arrays when compiled, without the self-check's.
 
     Raises:
-        ConfigError: a model that has no form in integers, or a name that is none in C.
+        ConfigError: a model that has no form in integers, more nodes than 16 bits tell apart, or a name that is none
+            in C.
         DataError: samples that do not fit.
     """
-    network = model if isinstance(model, IntegerNetwork) else integers_of(model)
+    network = compacted(model if isinstance(model, IntegerNetwork) else integers_of(model))
     text = c_header(network, samples=samples, name=name)
     write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="ascii"))
     return _constant_bytes(network)
@@ -55,7 +59,7 @@ def c_header(network: IntegerNetwork, *, samples: Any = None, name: str = "neuro
     """The text of a header.
 
     Args:
-        network: what it evaluates.
+        network: what it evaluates, all of its nodes.
         samples: for the self-check.
         name: what every name in it begins with.
 
@@ -72,41 +76,23 @@ def c_header(network: IntegerNetwork, *, samples: Any = None, name: str = "neuro
         raise ConfigError(
             f"sources have 16 bits, for {1 << 16} nodes; got {len(network.sources)}. Use a smaller graph."
         )
-    n = network.n_inputs
-    flat = [row for level in network.levels for row in level.sources.reshape(-1).tolist()]
-    starts = np.cumsum([0, *(level.sources.size for level in network.levels)])
-    rows = [row for level in network.levels for row in level.rows.tolist()]
-    levels = []
-    at = 0
-    for level, start in zip(network.levels, starts.tolist(), strict=False):
-        gain, shift = gain_of(level.sources.shape[1])
-        levels.append(f"{{{at}, {len(level.rows)}, {level.sources.shape[1]}, {start}, {gain}, {shift}}}")
-        at += len(level.rows)
-    half_re, half_im = halfway_points(network.phase_bins)
     sizes = {
-        "INPUTS": n, "NODES": len(network.sources), "DIM": network.phase.shape[1], "OUTPUTS": len(network.outputs),
-        "CLASSES": len(network.codes), "PHASE_BINS": network.phase_bins, "MAG_BINS": network.mag_bins,
-        "MAGNITUDE_Q": network.magnitude_q, "GROUPS": len(network.levels),
+        "INPUTS": network.n_inputs, "NODES": len(network.sources), "DIM": network.phase.shape[1],
+        "OUTPUTS": len(network.outputs), "CLASSES": len(network.codes), "PHASE_BINS": network.phase_bins,
+        "MAG_BINS": network.mag_bins, "MAGNITUDE_Q": network.magnitude_q, "GROUPS": len(network.levels),
         "CODE_Q": 0 if network.has_sign_codes else 30,
     }  # fmt: skip
-    code = "int8_t" if network.has_sign_codes else "int32_t"
-    arrays = [
-        _array("uint16_t", "phase", network.phase.reshape(-1), "own phase indices, node by node"),
-        _array("uint16_t", "mag", network.mag[n:].reshape(-1), "own magnitude indices of nodes that are no inputs"),
-        _array("uint16_t", "rows", rows, "nodes in the order of evaluation"),
-        _array("uint16_t", "sources", flat, "sources of each of them"),
-        _array("uint16_t", "outputs", network.outputs, "output nodes"),
-        _array(code, "codes", network.codes.reshape(-1), "one row a class"),
-        _array("int32_t", "cos", network.cos, "cosines of phases, Q30"),
-        _array("int32_t", "sin", network.sin, "sines of phases, Q30"),
-        _array("int32_t", "edge_cos", half_re, "cosines of edges between phases, Q30"),
-        _array("int32_t", "edge_sin", half_im, "sines of edges between phases, Q30"),
-        _array("int32_t", "magnitude", network.magnitude, "magnitudes, times 2 to the power of MAGNITUDE_Q"),
-        _array("uint32_t", "threshold", thresholds(network.mag_bins), "where a level ends: atanh, Q28"),
-    ]
+    arrays = [_text_of(*array) for array in _arrays(network)]
+    groups = []
+    first = start = 0
+    for level in network.levels:
+        count, each = level.sources.shape
+        gain, shift = gain_of(each)
+        groups.append(f"{{{first}, {count}, {each}, {start}, {gain}, {shift}}}")
+        first, start = first + count, start + count * each
     text = _TEMPLATE
     text = text.replace("@SIZES@", "\n".join(f"#define NG_{key} {value}" for key, value in sizes.items()))
-    text = text.replace("@ARRAYS@", "\n".join(arrays)).replace("@GROUPS@", ",\n    ".join(levels) or "{0}")
+    text = text.replace("@ARRAYS@", "\n".join(arrays)).replace("@GROUPS@", ",\n    ".join(groups) or "{0}")
     text = text.replace("@CHECK@", "" if samples is None else _self_check(network, samples))
     return (
         text.replace("NG_SELF_CHECK", "NEUROGRAPH_SELF_CHECK")
@@ -115,25 +101,47 @@ def c_header(network: IntegerNetwork, *, samples: Any = None, name: str = "neuro
     )
 
 
+def _arrays(network: IntegerNetwork) -> list[tuple[str, str, Any, str]]:
+    """Type, name, numbers and comment of each constant array."""
+    rows = [row for level in network.levels for row in level.rows.tolist()]
+    sources = [row for level in network.levels for row in level.sources.reshape(-1).tolist()]
+    half_re, half_im = halfway_points(network.phase_bins)
+    code = "int8_t" if network.has_sign_codes else "int32_t"
+    own = network.mag[network.n_inputs :].reshape(-1)
+    return [
+        ("uint16_t", "phase", network.phase.reshape(-1), "own phase indices, node by node"),
+        ("uint16_t", "mag", own, "own magnitude indices of nodes that are no inputs"),
+        ("uint16_t", "rows", rows, "nodes in the order of evaluation"),
+        ("uint16_t", "sources", sources, "sources of each of them"),
+        ("uint16_t", "outputs", network.outputs, "output nodes"),
+        (code, "codes", network.codes.reshape(-1), "one row a class"),
+        ("int32_t", "cos", network.cos, "cosines of phases, Q30"),
+        ("int32_t", "sin", network.sin, "sines of phases, Q30"),
+        ("int32_t", "edge_cos", half_re, "cosines of edges between phases, Q30"),
+        ("int32_t", "edge_sin", half_im, "sines of edges between phases, Q30"),
+        ("int32_t", "magnitude", network.magnitude, "magnitudes, times 2 to the power of MAGNITUDE_Q"),
+        ("uint32_t", "threshold", thresholds(network.mag_bins), "where a level ends: atanh, Q28"),
+    ]
+
+
 def _constant_bytes(network: IntegerNetwork) -> int:
-    pairs = network.phase.size + network.mag[network.n_inputs :].size
-    edges = sum(level.sources.size + len(level.rows) for level in network.levels)
-    codes = network.codes.size * (1 if network.has_sign_codes else 4)
-    tables = 4 * (4 * network.phase_bins + 2 * network.mag_bins - 1)
-    return 2 * (pairs + edges + len(network.outputs)) + codes + tables + 24 * len(network.levels)
+    arrays = sum(_BYTES[kind] * max(1, len(values)) for kind, _, values, _ in _arrays(network))
+    return arrays + _GROUP_BYTES * max(1, len(network.levels))
 
 
 def _self_check(network: IntegerNetwork, samples: Any) -> str:
     levels, classes = network.input_levels(samples), network.predict(samples)
+    if not len(levels):
+        raise DataError("a self-check has samples; got none. Give some, or samples=None for no self-check.")
     return _CHECK.replace("@SAMPLES@", str(len(levels))).replace(
         "@ARRAYS@",
-        _array("uint16_t", "check_samples", levels.reshape(-1), "levels of inputs, sample by sample")
+        _text_of("uint16_t", "check_samples", levels.reshape(-1), "levels of inputs, sample by sample")
         + "\n"
-        + _array("uint16_t", "check_classes", classes, "what Python found"),
+        + _text_of("uint16_t", "check_classes", classes, "what Python found"),
     )
 
 
-def _array(kind: str, name: str, values: Any, comment: str) -> str:
+def _text_of(kind: str, name: str, values: Any, comment: str) -> str:
     numbers = [str(value) for value in np.asarray(values).tolist()] or ["0"]
     lines, line = [], "   "
     for number in numbers:
@@ -240,7 +248,7 @@ static inline void ng_cell(ng_workspace *z, uint32_t node, uint32_t d, int64_t r
         b = ng_root((uint64_t)(re * re) + (uint64_t)(im * im));
         b = ((b * ng_magnitude[ng_mag[(node - NG_INPUTS) * NG_DIM + d]]) >> 29) * group->gain;
         down = group->gain_shift + NG_MAGNITUDE_Q + 1 - 28 - e;
-        argument = down > 62 ? 0 : down < 0 ? (int64_t)1 << 33 : b >> down;
+        argument = down > 62 ? 0 : b >> down;
         for (low = 0, high = NG_MAG_BINS - 1; low < high;) {
             uint32_t middle = (low + high) / 2;
             if (ng_threshold[middle] <= argument) low = middle + 1; else high = middle;
@@ -261,8 +269,7 @@ static inline void ng_scores(ng_workspace *z, const uint16_t *inputs, int64_t *s
     for (uint32_t node = 0; node < NG_NODES; node++)
         for (uint32_t d = 0; d < NG_DIM; d++)
             ng_place(z, node, d, ng_phase[node * NG_DIM + d], node < NG_INPUTS ? inputs[node] : 0);
-    for (uint32_t g = 0; g < NG_GROUPS; g++) {
-        const ng_group *group = &ng_groups[g];
+    for (const ng_group *group = ng_groups; group != ng_groups + NG_GROUPS; group++)
         for (uint32_t i = 0; i < group->count; i++) {
             const uint16_t *sources = ng_sources + group->sources + i * group->each;
             for (uint32_t d = 0; d < NG_DIM; d++) {
@@ -274,7 +281,6 @@ static inline void ng_scores(ng_workspace *z, const uint16_t *inputs, int64_t *s
                 ng_cell(z, ng_rows[group->start + i], d, re, im, group);
             }
         }
-    }
     for (uint32_t c = 0; c < NG_CLASSES; c++) {
         scores[c] = 0;
         for (uint32_t o = 0; o < NG_OUTPUTS; o++)

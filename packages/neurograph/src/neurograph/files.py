@@ -1,7 +1,7 @@
 """Files that are whole or absent.
 
 A file is written beside its final name, flushed to the disk and renamed, so that a process killed at any moment leaves
-the old one or the new one.
+the old one or the new one. Beside it, such a process may leave what it had written, as .NAME.PROCESS.part.
 """
 
 import os

@@ -75,7 +75,7 @@ def write_idx(path: str | Path, array: Shaped[np.ndarray, "..."]) -> None:
         array: of bytes, signed bytes, 16- or 32-bit integers, or 32- or 64-bit floats.
 
     Raises:
-        DataError: another type, or more than 255 axes.
+        DataError: another type.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -20,9 +20,11 @@ this agree but for states that lie on an edge within float32's rounding.
 Legend: B samples, N nodes, D phasors a node, O outputs, C classes.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ Q = 30
 ONE = 1 << Q
 THRESHOLD_Q = 28
 MAX_BINS = 1 << 16
+MAX_SOURCES = 1 << 18
 _CHUNK = 1 << 22  # numbers of a level's states at once
 
 
@@ -115,8 +118,8 @@ class IntegerNetwork:
         cos: table of cosines, Q30.
         sin: table of sines, Q30.
         magnitude: table of magnitudes, times 2 to the power of `magnitude_q`.
-        magnitude_q: as it says.
-        scale: of logits.
+        magnitude_q: from 8 to 30, so that the numbers of a step stay within 63 bits.
+        scale: of logits, positive.
 
     Raises:
         CheckpointError: parts that do not fit together.
@@ -137,19 +140,26 @@ class IntegerNetwork:
     def __post_init__(self) -> None:
         n, d = self.phase.shape
         rules = {
+            "one or more phasors a node": d >= 1 and self.mag.shape == self.phase.shape,
+            "as many sines as cosines, none beyond 2³⁰": len(self.sin) == self.phase_bins
+            and all(_within(abs(table), ONE + 1) for table in (self.cos, self.sin)),
             f"2 to {MAX_BINS} bins": all(2 <= bins <= MAX_BINS for bins in (self.phase_bins, self.mag_bins)),
             "phase indices within the table": _within(self.phase, self.phase_bins),
             "magnitude indices within the table": _within(self.mag, self.mag_bins),
-            "magnitudes from 0 to 2³⁰": _within(self.magnitude, ONE + 1),
+            "magnitudes from 0 to 2³⁰, in Q8 to Q30": _within(self.magnitude, ONE + 1) and 8 <= self.magnitude_q <= Q,
             "a list of sources for each node": len(self.sources) == n and 0 < self.n_inputs <= n,
             "no sources of input nodes": not any(self.sources[: self.n_inputs]),
             "sources before their targets": all(0 <= s < row for row, of in enumerate(self.sources) for s in of),
+            "sources that rise": all(s < after for of in self.sources for s, after in pairwise(of)),
+            f"at most {MAX_SOURCES} sources of a node": all(len(of) <= MAX_SOURCES for of in self.sources),
             "output nodes that exist": bool(self.outputs) and all(0 <= row < n for row in self.outputs),
             "codes as long as the read-out": self.codes.shape[1] == len(self.outputs) * d and len(self.codes) >= 2,
+            "codes up to 2³⁰": _within(abs(self.codes), ONE + 1),
+            "a positive scale": 0 < self.scale < math.inf,
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
-            raise CheckpointError(f"an exported network has {broken[0]}; this one has not. Export it again.")
+            raise CheckpointError(f"a network in integers has {broken[0]}; this one has not. Export it again.")
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -165,7 +175,7 @@ class IntegerNetwork:
 
     @property
     def n_integers(self) -> int:
-        """How many integers were trained: a phase for each phasor, and a magnitude unless its node is an input."""
+        """How many trained integers there are: a phase for each phasor, and a magnitude unless its node is an input."""
         return self.phase.size + self.mag[self.n_inputs :].size
 
     @property
@@ -326,14 +336,10 @@ class IntegerNetwork:
         gain, gain_shift = gain_of(level.sources.shape[1])
         r = _whole_root(s_re * s_re + s_im * s_im)
         v = ((r * self.magnitude[self.mag[level.rows]]) >> (Q - 1)) * gain
-        down = gain_shift + self.magnitude_q + 1 - THRESHOLD_Q - e
-        argument = np.where(down > 62, 0, np.where(down < 0, 1 << 33, v >> np.clip(down, 0, 62)))
-        size = np.searchsorted(self._thresholds, argument, side="right")
+        down = gain_shift + self.magnitude_q + 1 - THRESHOLD_Q - e  # not negative, for e ≤ log2 K + 1 and Q ≥ 8
+        argument = np.where(down > 62, 0, v >> np.minimum(down, 62))
+        size = np.searchsorted(thresholds(self.mag_bins), argument, side="right")
         return (self._nearest_bin(s_re, s_im) + self.phase[level.rows]) % self.phase_bins, size.astype(np.int64)
-
-    @cached_property
-    def _thresholds(self) -> NDArray[np.int64]:
-        return thresholds(self.mag_bins)
 
     @cached_property
     def _halfway(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ is read.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,23 @@ def read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
         return []
     whole, newline, cut = path.read_bytes().rpartition(b"\n")
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-        missing = next((row for row in rows if not all(key in row for key in keys)), None)
-        if missing is not None:
-            raise KeyError(*set(keys) - set(missing))
+        rows = [_row(line, keys) for line in whole.split(b"\n")] if whole else []
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"each line of this file is a JSON object with {', '.join(keys)}; one of {path} is not: {error!r}. "
-            "Move the file away."
+            f"each line of this file is a JSON object with {', '.join(keys) or 'any keys'}; one of {path} is not: "
+            f"{error!r}. Move the file away."
         ) from error
     if cut:
         with path.open("r+b") as file:
             file.truncate(len(whole) + len(newline))
     return rows
+
+
+def _row(line: bytes, keys: Sequence[str]) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError(f"{type(row).__name__} is no object")
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise KeyError(*missing)
+    return row

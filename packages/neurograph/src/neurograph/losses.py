@@ -45,8 +45,7 @@ def check_labels(labels: Int[Tensor, "batch"], n_classes: int) -> None:
 
     >>> check_labels(torch.tensor([0, 9]), 10)
     """
-    if labels.numel() == 0:
-        raise DataError("at least one label is needed; got none. Give one class number for each sample.")
+    _check_some(labels)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         wrong = low if low < 0 else high
@@ -79,7 +78,7 @@ def mean_cosine_logits(
     outputs: Float[Tensor, "batch nodes dim"],
     codes: Float[Tensor, "classes dim"],
     scale: int | float = 1.0,
-    weights: Float[Tensor, "nodes"] | None = None,
+    weights: Float[Tensor, " weights"] | None = None,
 ) -> Float[Tensor, "batch classes"]:
     """The original's logits: s · Σ_n a_n cos(u_n, v_k) / Σ_n a_n over the output nodes n.
 
@@ -93,7 +92,7 @@ def mean_cosine_logits(
         The logits.
 
     Raises:
-        ConfigError: weights that are negative, or all zero.
+        ConfigError: weights that are negative, all zero, or not one a node.
     """
     shares = _shares(outputs, weights)
     return torch.einsum("bnd,kd,n->bk", _unit(outputs)[0], _unit(codes)[0].to(outputs), shares) * scale
@@ -113,10 +112,15 @@ def soft_targets(
     Returns:
         One row a sample, its sum one.
 
+    Raises:
+        ConfigError: a smoothing outside [0, 1).
+        DataError: no labels, or one that names no class.
+
     >>> soft_targets(torch.tensor([1]), 2, 0.2)
     tensor([[0.1000, 0.9000]])
     """
     _check_softness(1.0, label_smoothing)
+    check_labels(labels, n_classes)
     hard = F.one_hot(labels.long(), n_classes).to(dtype)
     return hard * (1 - label_smoothing) + label_smoothing / n_classes
 
@@ -137,15 +141,17 @@ def classification_loss(
         label_smoothing: ε in [0, 1): this share of the target is spread over all classes.
 
     Returns:
-        The loss.
+        The loss. Labels are taken as they are; :func:`check_labels` says whether they name classes.
 
     Raises:
         ConfigError: a temperature that is not positive, or a smoothing outside [0, 1).
+        DataError: no labels.
 
     >>> round(float(classification_loss(torch.zeros(1, 10), torch.tensor([3]))), 4)  # ln 10
     2.3026
     """
     _check_softness(temperature, label_smoothing)
+    _check_some(labels)
     return F.cross_entropy(logits / temperature, labels.long(), label_smoothing=float(label_smoothing))
 
 
@@ -157,7 +163,7 @@ def output_gradient(
     scale: int | float = 1.0,
     temperature: int | float = 1.0,
     label_smoothing: int | float = 0.0,
-    weights: Float[Tensor, "nodes"] | None = None,
+    weights: Float[Tensor, " weights"] | None = None,
 ) -> Float[Tensor, "batch nodes dim"]:
     """Gradient of the mean loss with respect to the output nodes' signals, in closed form.
 
@@ -182,8 +188,11 @@ def output_gradient(
         dL/du.
 
     Raises:
-        ConfigError: a temperature, smoothing or weights that :func:`classification_loss` refuses.
+        ConfigError: a temperature or smoothing that :func:`classification_loss` refuses, or weights that
+            :func:`mean_cosine_logits` does.
+        DataError: no labels, or one that names no class.
     """
+    _check_some(labels)
     _check_softness(temperature, label_smoothing)
     shares = _shares(outputs, weights)
     unit, inverse = _unit(outputs)
@@ -218,6 +227,10 @@ def readout_gradient(
 
     Returns:
         dL/dr.
+
+    Raises:
+        ConfigError: a temperature or smoothing that :func:`classification_loss` refuses.
+        DataError: no labels, or one that names no class.
     """
     return output_gradient(
         readout[:, None, :], codes, labels, scale=scale, temperature=temperature, label_smoothing=label_smoothing
@@ -237,12 +250,14 @@ def top_k_accuracy(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "
 
     Raises:
         ConfigError: k outside 1 … C.
+        DataError: no labels.
 
     >>> top_k_accuracy(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), torch.tensor([2, 0]), k=1)
     0.5
     """
     if not 1 <= k <= logits.shape[1]:
         raise ConfigError(f"k is from 1 to the {logits.shape[1]} classes; got {k}. Give 1 for plain accuracy.")
+    _check_some(labels)
     best = logits.topk(k, dim=1).indices
     return float((best == labels[:, None]).any(dim=1).double().mean())
 
@@ -260,6 +275,10 @@ class AdaptiveTemperature:
         high: largest T.
         value: T now.
 
+    Raises:
+        ConfigError: a target outside (0, 1), a rate that is not positive, or temperatures that are not
+            0 < low ≤ value ≤ high.
+
     >>> temperature = AdaptiveTemperature(target=0.5, rate=1.0)
     >>> temperature.update(torch.tensor([[100.0, 0.0]])) > 1  # as sure as can be
     True
@@ -270,6 +289,13 @@ class AdaptiveTemperature:
     low: float = 0.1
     high: float = 10.0
     value: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target < 1 and self.rate > 0 and 0 < self.low <= self.value <= self.high < math.inf):
+            raise ConfigError(
+                f"a temperature adapts at a positive rate to a confidence between 0 and 1, within 0 < low ≤ value ≤ "
+                f"high; got {self}. Correct it."
+            )
 
     def update(self, logits: Float[Tensor, "batch classes"]) -> float:
         """Moves the temperature by what a batch shows.
@@ -284,6 +310,11 @@ class AdaptiveTemperature:
         moved = self.value * math.exp(self.rate * (confidence - self.target))
         self.value = min(max(moved, self.low), self.high)
         return self.value
+
+
+def _check_some(labels: Tensor) -> None:
+    if labels.numel() == 0:
+        raise DataError("at least one label is needed; got none. Give one class number for each sample.")
 
 
 def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,9 +335,9 @@ def _shares(outputs: Tensor, weights: Tensor | None) -> Tensor:
     n = outputs.shape[1]
     if weights is None:
         return outputs.new_full((n,), 1 / n)
-    if bool((weights < 0).any()) or not bool(weights.sum() > 0):
+    if len(weights) != n or bool((weights < 0).any()) or not bool(weights.sum() > 0):
         raise ConfigError(
-            f"weights of output nodes are not negative and not all zero; got {weights.tolist()}. "
+            f"each of {n} output nodes has a weight, none is negative and not all are zero; got {weights.tolist()}. "
             f"Give ones to count all nodes alike."
         )
     return (weights / weights.sum()).to(outputs)

@@ -86,13 +86,16 @@ class Model:
         """States of all nodes.
 
         Args:
-            x: samples in [0, 1].
+            x: samples in [0, 1]; taken to the tables' type and device.
             leaves: indices with gradients; None = without.
 
         Returns:
             States.
+
+        Raises:
+            DataError: samples of another width.
         """
-        return self.engine(x, self.store if leaves is None else leaves)
+        return self.engine(x.to(self.tables.cos), self.store if leaves is None else leaves)
 
     def logits(self, x: Float[Tensor, "B I"], leaves: Leaves | None = None) -> Float[Tensor, "B C"]:
         """Scores of the classes.
@@ -131,9 +134,11 @@ class Model:
         return torch.cat([logits.argmax(-1) for logits in self._batches(x, batch_size)])
 
     def _batches(self, x: Tensor, size: int) -> Iterator[Tensor]:
+        if size < 1:
+            raise ConfigError(f"a batch has at least one sample; got {size}. Give 1 or more.")
         with torch.no_grad():
             for part in x.split(size):
-                yield self.logits(part.to(self.codes))
+                yield self.logits(part)
 
     def to(self, device: torch.device | str) -> "Model":
         """The same network elsewhere.

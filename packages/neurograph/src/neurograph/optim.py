@@ -4,8 +4,14 @@ An update u, a real number of index steps, is added to a residual r; the index m
 at most half a step. The sum of all moves stays within half a step of the sum of all updates, so that a small gradient
 that lasts moves an index as far as it should. (The original moved a whole step whenever a hundredth had come together
 and forgot the rest.)
+
+That is exact but for rounding: residuals have the tables' type, and in float32 a sum r + u is rounded by up to 2⁻²⁴ of
+itself. T updates that are small beside a step may so drift by T 2⁻²⁵ of a step, half a step in 17 million of them;
+those below 2⁻²⁶ stop to add up at some residual. Where indices stop at the ends of an inclusive grid, moves beyond an
+end are dropped, and what leads back starts from the end.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,13 +39,13 @@ class DiscreteOptimizer:
         rate: a factor over both rates, for a schedule.
 
     Raises:
-        ConfigError: a rate that is not positive.
+        ConfigError: a rate that is not positive and finite.
     """
 
-    def __init__(self, store: NodeStore, lr_phase: float, lr_mag: float) -> None:
+    def __init__(self, store: NodeStore, lr_phase: int | float, lr_mag: int | float) -> None:
         for name, rate in (("lr_phase", lr_phase), ("lr_mag", lr_mag)):
-            if not rate > 0:
-                raise ConfigError(f"a learning rate is positive; got {name} = {rate}. Raise it.")
+            if not 0 < rate < math.inf:
+                raise ConfigError(f"a learning rate is positive and finite; got {name} = {rate}. Take another.")
         self.store, self.lr, self.rate = store, (float(lr_phase), float(lr_mag)), 1.0
         dtype = store.tables.cos.dtype
         self.residual = [torch.zeros_like(indices, dtype=dtype) for indices in (store.phase, store.mag)]
@@ -63,6 +69,9 @@ class DiscreteOptimizer:
     def _updates(self, gradients: list[Tensor]) -> list[Tensor]:
         raise NotImplementedError
 
+    def _numbers(self) -> dict[str, Any]:
+        return {"rate": self.rate}
+
     def _tensors(self) -> dict[str, Tensor]:
         return {"residual_phase": self.residual[0], "residual_mag": self.residual[1]}
 
@@ -72,7 +81,7 @@ class DiscreteOptimizer:
         Returns:
             Copies.
         """
-        return {name: value.clone() for name, value in self._tensors().items()}, {}
+        return {name: value.clone() for name, value in self._tensors().items()}, self._numbers()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Goes on from a saved state.
@@ -82,8 +91,15 @@ class DiscreteOptimizer:
             numbers: from `state_dict`.
 
         Raises:
-            CheckpointError: the state of another network or optimizer.
+            CheckpointError: the state of another network or optimizer; nothing is changed then.
         """
+        foreign, missing = sorted(set(tensors) - set(self._tensors())), sorted(set(self._numbers()) - set(numbers))
+        if foreign or missing:
+            raise CheckpointError(
+                f"this optimizer keeps {', '.join(self._tensors())} and the numbers {', '.join(self._numbers())}; the "
+                f"saved state has {', '.join(foreign) or 'nothing'} beside them and lacks "
+                f"{', '.join(missing) or 'none'} of the numbers. Use the settings it was saved with."
+            )
         for name, value in self._tensors().items():
             found = tensors.get(name)
             if found is None or found.shape != value.shape:
@@ -93,6 +109,7 @@ class DiscreteOptimizer:
                 )
         for name, value in self._tensors().items():
             value.copy_(tensors[name])
+        self.rate = float(numbers["rate"])
 
 
 class DiscreteSGD(DiscreteOptimizer):
@@ -127,17 +144,17 @@ class DiscreteAdam(DiscreteOptimizer):
         lr_phase: learning rate of phases, in steps of an index; about P / 128 trains well.
         lr_mag: learning rate of magnitudes; about M / 170.
         betas: how much of each moment is kept.
-        eps: ε.
+        eps: ε, positive.
 
     Raises:
-        ConfigError: a rate that is not positive, or moments outside [0, 1).
+        ConfigError: a rate that is not positive and finite, moments outside [0, 1), or an ε that is not positive.
     """
 
     def __init__(
         self,
         store: NodeStore,
-        lr_phase: float = 4.0,
-        lr_mag: float = 6.0,
+        lr_phase: int | float = 4.0,
+        lr_mag: int | float = 6.0,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-12,
@@ -145,6 +162,8 @@ class DiscreteAdam(DiscreteOptimizer):
         super().__init__(store, lr_phase, lr_mag)
         if not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"betas are from 0 to below 1; got {betas}. Correct them.")
+        if not 0 < eps < math.inf:
+            raise ConfigError(f"eps is positive: a gradient of 0 is divided by it; got {eps}. Take 1e-12.")
         self.betas, self.eps, self.steps = betas, eps, 0
         self.m = [torch.zeros_like(residual) for residual in self.residual]
         self.v = [torch.zeros_like(residual) for residual in self.residual]
@@ -165,10 +184,8 @@ class DiscreteAdam(DiscreteOptimizer):
                    for part, value in zip(("phase", "mag"), pair, strict=True)}  # fmt: skip
         return super()._tensors() | moments
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name, and the count of steps."""
-        tensors, _ = super().state_dict()
-        return tensors, {"steps": self.steps}
+    def _numbers(self) -> dict[str, Any]:
+        return super()._numbers() | {"steps": self.steps}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Goes on from a saved state; see `DiscreteOptimizer.load_state_dict`."""

@@ -8,7 +8,7 @@ without seeing red or green.
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,9 @@ from torch import Tensor
 
 from neurograph.core.graph import Topology
 from neurograph.core.node_store import NodeStore
-from neurograph.errors import DataError, MissingExtraError
+from neurograph.drawing import log_ticks, name_ticks, new_figure, save_figure, whole_ticks
+from neurograph.errors import DataError
 from neurograph.train.trainer import EpochRow
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "plot_codes",
@@ -34,7 +31,6 @@ __all__ = [
 ]
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#8a9198"
-_DPI = 150
 _MOST_EDGES = 400
 _MOST_CELLS = 160
 _SECTORS = 32
@@ -60,7 +56,7 @@ def plot_training(history: Sequence[EpochRow], path: str | Path) -> list[Path]:
         raise DataError("a picture of training needs an epoch; got none. Train first.")
     epochs = [row.epoch for row in history]
     measured = [(row.epoch, 100 * row.accuracy) for row in history if row.accuracy is not None]
-    figure, panels = _figure("Training", [3.6] * (3 if measured else 2), [2.8])
+    figure, panels = new_figure("Training", [3.6] * (3 if measured else 2), [2.8])
     curves: list[tuple[str, Sequence[int], Sequence[float], str]] = [
         ("mean loss of the epoch", epochs, [row.loss for row in history], _BLUE)
     ]
@@ -71,13 +67,14 @@ def plot_training(history: Sequence[EpochRow], path: str | Path) -> list[Path]:
     for axes, (label, places, heights, colour) in zip(panels, curves, strict=True):
         axes.plot(places, heights, "-", color=colour, linewidth=1.6, marker="o", markersize=3)
         axes.set(xlabel="epoch", ylabel=label)
-        axes.locator_params("x", integer=True, nbins=8)
+        whole_ticks(axes.xaxis)
         axes.set_xlim(0.5, max(epochs) + 0.5)
         axes.set_title(f"last: {heights[-1]:.4g}", fontsize="medium")
-    if all(row.loss > 0 for row in history):
+    losses = [row.loss for row in history]
+    if min(losses) > 0 and max(losses) > 10 * min(losses):
         panels[0].set_yscale("log")
-        _plain_ticks(panels[0])
-    return _write(figure, path)
+        log_ticks(panels[0].yaxis)
+    return save_figure(figure, path)
 
 
 def plot_indices(store: NodeStore, path: str | Path) -> list[Path]:
@@ -96,7 +93,7 @@ def plot_indices(store: NodeStore, path: str | Path) -> list[Path]:
     tables = store.tables
     phase = store.phase[store.train_phase].flatten().cpu().numpy()
     mag = store.mag[store.train_mag].flatten().cpu().numpy()
-    figure, panels = _figure("Trained integers", [3.2, 4.4], [3.2], polar=(0,))
+    figure, panels = new_figure("Trained integers", [3.2, 4.4], [3.2], polar=(0,))
     round_: Any = panels[0]
     straight = panels[1]
     sectors = min(_SECTORS, tables.phase_bins)
@@ -111,6 +108,7 @@ def plot_indices(store: NodeStore, path: str | Path) -> list[Path]:
     bins = min(64, tables.mag_bins)
     straight.hist(mag, bins=bins, range=(0, tables.mag_bins), color=_BLUE, label="indices")
     straight.set(xlabel="magnitude index", ylabel="how many", xlim=(0, tables.mag_bins))
+    whole_ticks(straight.yaxis)
     straight.set_title(f"{len(mag):,} magnitude indices of {tables.mag_bins} bins", fontsize="medium")
     curve = straight.twinx()
     curve.plot(np.arange(tables.mag_bins) + 0.5, tables.mag.cpu().numpy(), color=_ORANGE, linewidth=1.6)
@@ -119,7 +117,7 @@ def plot_indices(store: NodeStore, path: str | Path) -> list[Path]:
     curve.set_ylim(bottom=0)
     curve.grid(visible=False)
     curve.spines["top"].set_visible(False)
-    return _write(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_graph(topology: Topology, path: str | Path, *, most_edges: int = _MOST_EDGES) -> list[Path]:
@@ -146,7 +144,7 @@ def plot_graph(topology: Topology, path: str | Path, *, most_edges: int = _MOST_
     src, dst = (ends.cpu().numpy()[shown] for ends in (topology.src, topology.dst))
     how_many = f"all {n_edges:,} edges" if len(shown) == n_edges else f"{len(shown):,} of {n_edges:,} edges are drawn"
     title = f"{topology.n_nodes:,} nodes on {len(levels)} levels\n{how_many}"
-    figure, (axes,) = _figure(title, [min(10.0, 2.2 + 1.6 * len(levels))], [4.6])
+    figure, (axes,) = new_figure(title, [min(10.0, 2.2 + 1.6 * len(levels))], [4.6])
     from matplotlib.collections import LineCollection
 
     lines = list(np.stack([place[src], place[dst]], axis=1))
@@ -170,7 +168,7 @@ def plot_graph(topology: Topology, path: str | Path, *, most_edges: int = _MOST_
     axes.set_xlabel("level (nodes on it)")
     axes.margins(0.06)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
-    return _write(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_radiation(
@@ -215,7 +213,7 @@ def plot_radiation(
     kept = f"each cell is the strongest of {each} × {each} pairs" if each > 1 else "each cell is one pair"
     who = "who chose whom" if used else "who would choose whom (it is off here)"
     title = f"Radiation: {who}, {samples:,} samples\n{kept}"
-    figure, (axes, bars) = _figure(title, [4.6, 2.4], [4.4])
+    figure, (axes, bars) = new_figure(title, [4.6, 2.4], [4.4])
     masked = np.ma.masked_equal(shown, 0)
     image = axes.imshow(masked, cmap="viridis_r", vmin=0, extent=(0, n, n, 0), interpolation="nearest", aspect="equal")
     borders = np.cumsum([len(rows) for rows in topology.levels])
@@ -234,11 +232,11 @@ def plot_radiation(
     axes.set(xlabel="chosen" if few else "chosen, by level", ylabel="radiating" if few else "radiating, by level")
     figure.colorbar(image, ax=axes, label="share of samples", shrink=0.85, pad=0.03)
     chosen = counts.sum(0)
-    bars.barh(np.arange(n) + 0.5, chosen, height=1.0, color=_BLUE)
-    bars.set(ylim=(n, 0), xlabel="times chosen per sample", ylabel="" if few else "node, by level")
+    bars.stairs(chosen, np.arange(n + 1), orientation="horizontal", fill=True, color=_BLUE)
+    bars.set(xlim=(0, None), ylim=(n, 0), xlabel="times chosen per sample", ylabel="" if few else "node, by level")
     if few:
         bars.set_yticks(places, names)
-    return _write(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_confusion(
@@ -263,7 +261,7 @@ def plot_confusion(
     n, whole = len(classes), max(1, int(table.sum()))
     side = float(np.clip(0.42 * n, 2.6, 8.0))
     right = int(np.trace(table))
-    figure, (axes,) = _figure(f"{right:,} of {whole:,} right ({100 * right / whole:.2f} %)", [side + 0.7], [side])
+    figure, (axes,) = new_figure(f"{right:,} of {whole:,} right ({100 * right / whole:.2f} %)", [side + 0.7], [side])
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
@@ -273,11 +271,11 @@ def plot_confusion(
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{table[row, column]:,}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    _name_ticks(axes, classes, x=True)
-    _name_ticks(axes, classes, x=False)
+    name_ticks(axes, classes, x=True)
+    name_ticks(axes, classes, x=False)
     axes.set(xlabel="predicted", ylabel="true")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
-    return _write(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_codes(
@@ -306,8 +304,9 @@ def plot_codes(
     _fit(len(codes), classes)
     length, dim = codes.shape[1], codes.shape[1] // n_outputs
     high = float(np.clip(0.26 * len(classes), 1.2, 5.0))
-    title = f"Codes of {len(classes)} classes: {n_outputs} output nodes × {dim} real parts"
-    figure, panels = _figure(title, [float(np.clip(0.1 * length, 4.5, 9.0))], [high, high])
+    nodes = f"{n_outputs} output node{'s' if n_outputs > 1 else ''}"
+    title = f"Codes of {len(classes)} classes: {nodes} × {dim} real parts"
+    figure, panels = new_figure(title, [float(np.clip(0.1 * length, 4.5, 9.0))], [high, high])
     found = readouts.detach().cpu().numpy()
     limit = max(float(np.nan_to_num(np.abs(found)).max(initial=0.0)), 1e-9)
     what = (("class codes", codes.detach().cpu().numpy(), 1.0), ("mean read-outs on test samples", found, limit))
@@ -316,19 +315,16 @@ def plot_codes(
         axes.grid(visible=False)
         axes.spines[["top", "right"]].set_visible(True)
         axes.set_title(name, fontsize="medium")
-        _name_ticks(axes, classes, x=False)
+        name_ticks(axes, classes, x=False)
         if n_outputs <= 40:
             for border in range(dim, length, dim):
-                axes.axvline(border - 0.5, color="#33383d", linewidth=0.6)
+                axes.axvline(border - 0.5, color="white" if axes is panels[0] else "#33383d", linewidth=1.0)
             middles = np.arange(n_outputs) * dim + (dim - 1) / 2
             every = ceil(n_outputs / 20)
             axes.set_xticks(middles[::every], [str(output) for output in range(0, n_outputs, every)])
         axes.set(xlabel="output node", ylabel="class")
         figure.colorbar(image, ax=axes, pad=0.02, aspect=12, ticks=[-1, 1] if axes is panels[0] else None)
-    return _write(figure, path)
-
-
-# --- what all have in common ------------------------------------------------------------------------------------------
+    return save_figure(figure, path)
 
 
 def _fit(n: int, classes: Sequence[str]) -> None:
@@ -367,66 +363,3 @@ def _level_names(topology: Topology) -> list[str]:
         there = set(rows.tolist())
         names.append("inputs" if there <= inputs else "outputs" if there <= outputs else f"level {number}")
     return names
-
-
-def _name_ticks(axes: "Axes", names: Sequence[str], *, x: bool) -> None:
-    every = ceil(len(names) / 30)
-    places, texts = range(0, len(names), every), list(names)[::every]
-    if x:
-        long = max(map(len, texts)) > 2
-        turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
-        axes.set_xticks(places, texts, **turned)
-    else:
-        axes.set_yticks(places, texts)
-
-
-def _plain_ticks(axes: "Axes") -> None:
-    """A logarithmic axis with readable numbers at 1, 2 and 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _figure(
-    title: str, widths: Sequence[float], heights: Sequence[float], *, polar: Sequence[int] = ()
-) -> "tuple[Figure, list[Axes]]":
-    """A figure with a panel for each width and height, in inches, filled row by row."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need matplotlib, which is not installed. From the root of the repository: "
-            "pip install './packages/neurograph[plots]'"
-        ) from error
-    around = 0.9  # ticks and labels
-    size = (sum(widths) + around * len(widths), sum(heights) + around * len(heights) + 0.3 * len(title.splitlines()))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
-    grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
-    panels = [
-        figure.add_subplot(grid[place // len(widths), place % len(widths)], polar=place in polar)
-        for place in range(len(widths) * len(heights))
-    ]
-    for place, axes in enumerate(panels):
-        if place not in polar:
-            axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e3e6e8", linewidth=0.8)
-        axes.set_axisbelow(True)
-    return figure, panels
-
-
-def _write(figure: "Figure", path: str | Path) -> list[Path]:
-    from matplotlib import rc_context
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not with_suffix: a name may have a dot of its own.
-    png, svg = (path.with_name(path.name + suffix) for suffix in (".png", ".svg"))
-    figure.savefig(png, dpi=_DPI)
-    figure.set_layout_engine("none")  # it stays as it was laid out, which takes longer than the drawing
-    # No date and no random names inside: the same numbers give the same file.
-    with rc_context({"svg.hashsalt": "neurograph"}):
-        figure.savefig(svg, metadata={"Date": None})
-    return [png, svg]

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused():
     context = torch.tensor([1, 2, 3])
     with pytest.raises(GraphError, match="'n99' is none"):
         get_radiation_neighbors("n99", context, store, frame, tables, 2)
-    with pytest.raises(TableError, match=r"got torch\.int64 of 2"):
+    with pytest.raises(TableError, match=r"got torch\.int64 of \(1, 1, 2\)"):
         get_radiation_neighbors("n1", context[:2], store, frame, tables, 2)
     with pytest.raises(TableError, match="16 bins; got tables of 32"):
         get_radiation_neighbors("n1", context, store, frame, HighResolutionLookupTables(32, 8), 2)
@@ -119,6 +119,31 @@ def test_what_does_not_fit_is_refused():
         get_radiation_neighbors("n1", context, store, build_static_graph(4, 4, 2), tables, 2)
     with pytest.raises(GraphError, match="one source for each of 2"):
         radiate(torch.zeros(1, 2, 3, dtype=torch.long), torch.tensor([0]), store, topology, 2)
+    for sources in ([0, 22], [-1, 0]):
+        with pytest.raises(GraphError, match=f"from 0 to 21; got some from {min(sources)} to {max(sources)}"):
+            radiate(torch.zeros(1, 2, 3, dtype=torch.long), torch.tensor(sources), store, topology, 2)
+
+
+def test_a_frame_in_another_order_than_the_store_is_refused():
+    frame, _, store, tables = world()
+    turned = frame.iloc[::-1].reset_index(drop=True)
+    context = torch.tensor([1, 2, 3])
+    with pytest.raises(GraphError, match="row 0 is 'n21' here and 'n0' there"):
+        get_radiation_neighbors("n1", context, store, turned, tables, 2, cache=RadiationCache())
+    with pytest.raises(GraphError, match="row 0 is 'n21'"):
+        radiate(context[None, None], torch.tensor([0]), store, Topology.from_frame(turned), 2)
+    own = NodeStore.random(Topology.from_frame(turned), 3, tables, 0)
+    assert len(get_radiation_neighbors("n1", context, own, turned, tables, 2, cache=RadiationCache())) == 2
+
+
+@pytest.mark.parametrize(("b", "s"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("cached", [False, True])
+def test_nothing_asked_is_nothing_answered(b, s, cached):
+    _, topology, store, _ = world()
+    cache = RadiationCache() if cached else None
+    for _ in range(2):
+        found = radiate(torch.zeros(b, s, 3, dtype=torch.long), torch.arange(s), store, topology, 4, cache=cache)
+        assert found.index.shape == found.score.shape == (b, s, 4)
 
 
 def test_the_notes_monitoring_runs(capsys):

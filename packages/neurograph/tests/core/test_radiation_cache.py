@@ -1,5 +1,7 @@
 """The cache: never stale, never wrong, as large as it says, and least recently used first out."""
 
+import copy
+import pickle
 import threading
 from collections import OrderedDict
 
@@ -14,7 +16,7 @@ from neurograph.core.high_res_tables import HighResolutionLookupTables
 from neurograph.core.node_store import NodeStore
 from neurograph.core.radiation import RadiationCache, candidate_mask, get_radiation_neighbors, radiate
 from neurograph.core.radiation_cache import digest, listeners
-from neurograph.errors import ConfigError
+from neurograph.errors import ConfigError, GraphError
 
 BINS = 8
 
@@ -68,6 +70,86 @@ def test_an_audit_finds_an_answer_that_is_wrong():
     kept.copy_(kept.flip(-1))
     radiate(context, SOURCES, store, TOPOLOGIES[0], 2, cache=cache)
     assert (cache.stats()["audited"], cache.stats()["wrong"]) == (1, 1)
+
+
+def test_an_audit_does_not_trust_the_other_levels():
+    cache, store = RadiationCache(audit=True), stores()[0]
+    radiate(torch.zeros(1, 3, 2, dtype=torch.long), SOURCES, store, TOPOLOGIES[0], 12, cache=cache)
+    bits, _ = next(iter(cache._levels["candidates"].entries.values()))[0]
+    bits.fill_(255)  # everybody may be chosen, the sources themselves among them
+    for _ in range(2):
+        radiate(torch.ones(1, 3, 2, dtype=torch.long), SOURCES, store, TOPOLOGIES[0], 12, cache=cache)
+    assert (cache.stats()["audited"], cache.stats()["wrong"]) == (1, 1)
+
+
+@pytest.mark.parametrize("what", ["context", "sources", "candidates", "store", "past the end"])
+def test_what_is_written_to_after_it_was_asked_is_asked_anew(what):
+    cache, store = RadiationCache(audit=True), stores()[0]
+    context, sources, may = torch.zeros(1, 3, 2, dtype=torch.long), SOURCES.clone(), torch.arange(13) % 3 > 0
+    asked = {
+        "context": context,
+        "sources": sources,
+        "candidates": may,
+        "store": store.phase,
+        "past the end": store.phase,
+    }
+
+    def ask():
+        found = radiate(context, sources, store, TOPOLOGIES[0], 4, candidates=may, cache=cache)
+        plain = radiate(context, sources, store, TOPOLOGIES[0], 4, candidates=may)
+        assert torch.equal(found.index, plain.index)
+        assert torch.equal(found.score, plain.score)
+        return found.index.tolist()
+
+    first = ask()
+    held, kept = asked[what], asked[what].clone()
+    with torch.no_grad():  # in place: the same tensor, the same address
+        if what == "candidates":
+            held.logical_not_()
+        elif what == "past the end":
+            held.add_(BINS)  # no index of the tables; it is taken modulo P, so that nothing is another
+        else:
+            held.copy_((held * 3 + 1) % BINS)
+    assert (ask() == first) is (what == "past the end")
+    held.copy_(kept)
+    assert ask() == first
+    assert cache.stats()["wrong"] == 0
+
+
+def test_stores_of_one_version_are_told_apart():
+    cache, (one, other) = RadiationCache(audit=True), stores()
+    context = torch.zeros(1, 3, 2, dtype=torch.long)
+    assert one.version == other.version
+    answers = [radiate(context, SOURCES, store, TOPOLOGIES[0], 4, cache=cache).index for store in (one, other)]
+    assert not torch.equal(*answers)
+    for store, answer in zip((one, other), answers, strict=True):
+        assert torch.equal(answer, radiate(context, SOURCES, store, TOPOLOGIES[0], 4).index)
+
+
+def test_an_entry_that_goes_while_it_is_used_is_right_all_the_same():
+    cache = RadiationCache(1)
+
+    def outer():
+        assert cache.answer("inner", lambda: torch.ones(2)).tolist() == [1, 1]
+        return torch.zeros(2)
+
+    kept = cache.answer("outer", outer)
+    cache.answer("next", lambda: torch.full((2,), 7.0))  # evicts it
+    assert kept.tolist() == [0, 0]
+    assert cache.answer("outer", lambda: torch.full((2,), 3.0)).tolist() == [3, 3]
+    assert cache.stats()["levels"]["pattern"]["entries"] == 1
+
+
+def test_a_search_that_fails_leaves_nothing_behind():
+    cache = RadiationCache()
+
+    def fails():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        cache.answer("a", fails)
+    assert cache.stats()["entries"] == 0
+    assert cache.answer("a", lambda: torch.ones(1)).item() == 1
 
 
 def test_answers_may_be_written_to():
@@ -130,6 +212,13 @@ def test_a_full_cache_loses_a_fifth_and_not_what_was_used_last():
     assert cache.answer(1, lambda: torch.ones(1)).item() == 1.0
 
 
+def test_a_share_is_not_cut_short_by_its_binary_fraction():
+    cache = RadiationCache(100, 0.29)  # 0.29 · 100 is 28.999… in binary
+    for key in range(101):
+        cache.answer(key, lambda: torch.zeros(1))
+    assert cache.stats()["evicted"] == 29
+
+
 def test_less_capacity_shows_at_the_next_entry():
     cache = RadiationCache(10, 0.2)
     for key in range(10):
@@ -158,6 +247,41 @@ def test_a_frame_that_is_changed_in_place_is_another_graph():
     frame["input_connections"][int(name[1:])].append("n0")
     after = get_radiation_neighbors("n0", context, store, frame, TABLES, 12, cache=cache)
     assert after == [other for other in before if other != name]
+
+
+def test_names_that_are_equal_and_not_the_same_are_other_nodes():
+    cache, context = RadiationCache(), torch.zeros(2, dtype=torch.long)
+    frame = frame_of(0)
+    frame["input_connections"] = [[] for _ in range(13)]
+    for kind in (int, float):
+        frame["node_id"] = [kind(row) for row in range(13)]
+        store = NodeStore.random(Topology.from_frame(frame), 2, TABLES, 0)
+        name = str(kind(0))
+        found = get_radiation_neighbors(name, context, store, frame, TABLES, 12, cache=cache)
+        assert found == get_radiation_neighbors(name, context, store, frame, TABLES, 12, cache=RadiationCache())
+        assert set(found) == {str(kind(row)) for row in range(1, 13)}
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda frame: None,
+    lambda frame: frame.drop(columns="is_input"),
+    lambda frame: frame.assign(input_connections=[None] * 13),
+    lambda frame: frame.assign(is_output=[[]] * 13),
+])  # fmt: skip
+def test_what_is_no_graph_is_refused_as_one(spoil):
+    with pytest.raises(GraphError):
+        get_radiation_neighbors("n0", torch.zeros(2, dtype=torch.long), stores()[0], spoil(frame_of(0)), TABLES, 1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
+def test_a_copy_has_the_settings_and_is_empty(copied):
+    cache = RadiationCache(7, 0.5, enabled=False, audit=True)
+    cache.configure(enabled=True)
+    cache.answer("a", lambda: torch.zeros(1))
+    other = copied(cache)
+    assert (other.capacity, other.evict_fraction, other.enabled, other.audit) == (7, 0.5, True, True)
+    assert other.stats()["entries"] == 0
+    assert cache.stats()["entries"] == 1
 
 
 def test_a_topology_at_a_dead_ones_address_is_not_taken_for_it(monkeypatch):
@@ -240,6 +364,19 @@ def test_digests_tell_contents_shapes_and_types_apart():
     others = [zeros.view(3, 2), zeros.int(), torch.ones_like(zeros), torch.zeros(6, dtype=torch.int16)]
     assert digest(zeros) == digest(zeros.t().contiguous().t())
     assert len({digest(zeros), *map(digest, others)}) == 5
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(0, 40), st.integers(0, 40))
+def test_digests_tell_apart_where_one_part_ends_and_the_next_begins(content, one, other):
+    def parts(cut):
+        return [torch.tensor(list(part), dtype=torch.uint8) for part in (content[:cut], content[cut:])]
+
+    same = min(one, len(content)) == min(other, len(content))
+    assert (digest(*parts(one)) == digest(*parts(other))) is same
+    # A part that spells the head of another.
+    head = torch.tensor(list(b"torch.uint8(1,)"), dtype=torch.uint8)
+    tail = torch.tensor(list(content[:1]), dtype=torch.uint8)
+    assert digest(torch.cat([head, tail])) != digest(head[:0], tail)
 
 
 @pytest.mark.parametrize("settings", [{"capacity": 0}, {"evict_fraction": 0.0}, {"evict_fraction": 1.5}])

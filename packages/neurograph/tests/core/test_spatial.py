@@ -10,7 +10,7 @@ from hypothesis import given
 from neurograph.core import spatial
 from neurograph.core.resonance import unit_scores
 from neurograph.core.spatial import METHODS, Nearest, build_index, nearest, recall_at_k
-from neurograph.errors import ConfigError, MissingExtraError
+from neurograph.errors import ConfigError, MissingExtraError, TableError
 
 EXACT = [
     "exhaustive",
@@ -104,3 +104,24 @@ def test_what_cannot_be_asked_is_refused(monkeypatch):
         build_index("flat", own, 8)
     with pytest.raises(ConfigError, match="k = 0"):
         nearest(ctx, own, 8, 0)
+
+
+@pytest.mark.parametrize("method", EXACT + ROUGH)
+def test_contexts_of_another_length_are_refused(method):
+    index = build_index(method, draw(8, 1, 4, 3, 0)[1], 8)
+    with pytest.raises(TableError, match=r"3 phase indices each, one row a context; got torch\.int64 of \(2, 2\)"):
+        index.nearest(torch.zeros(2, 2, dtype=torch.long), 1)
+    assert index.nearest(torch.zeros(0, 3, dtype=torch.long), 2).index.shape == (0, 2)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_no_nodes_at_all_are_refused(method):
+    with pytest.raises(TableError, match="at least one node"):
+        build_index(method, torch.zeros(0, 3, dtype=torch.long), 8)
+
+
+@pytest.mark.needs_extra("faiss")
+@pytest.mark.parametrize("setting", ["lists", "probes", "links", "effort"])
+def test_faiss_is_not_asked_for_nothing(setting):
+    with pytest.raises(ConfigError, match=f"got {setting} = 0"):
+        build_index("ivf", torch.zeros(4, 3, dtype=torch.long), 8, **{setting: 0})

@@ -156,6 +156,35 @@ def test_batches_equal_singles_and_the_cache_changes_nothing():
     assert cache.stats()["wrong"] == 0
 
 
+@pytest.mark.parametrize("change", ["phase", "sample", "top_k", "candidates", "another network", "another graph"])
+def test_a_cache_that_is_shared_never_answers_for_another(change):
+    cache, store = RadiationCache(audit=True), NodeStore.random(TOPOLOGY, 4, TABLES, 3)
+    x = torch.rand(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    engine(top_k=2, cache=cache)(x, store)
+    settings, graph = {"top_k": 2}, TOPOLOGY
+    if change == "phase":
+        store.phase.copy_((store.phase * 3 + 1) % TABLES.phase_bins)  # in place; the version stays
+    elif change == "sample":
+        x.copy_(x.flip(0))
+    elif change == "top_k":
+        settings["top_k"] = 3
+    elif change == "candidates":
+        settings["candidates"] = torch.arange(TOPOLOGY.n_nodes) % 2 == 0
+    elif change == "another network":
+        store = NodeStore.random(TOPOLOGY, 4, TABLES, 4)  # of the same version
+    else:
+        graph = Topology.from_frame(build_static_graph(5, 16, 3, cardinality=3, seed=9))
+        assert graph.n_nodes == TOPOLOGY.n_nodes
+    kept, plain = (
+        ForwardEngine(graph, TABLES, radiation=Spreading(graph, TABLES, cache=given, **settings))
+        for given in (cache, None)
+    )
+    for _ in range(2):
+        assert torch.equal(kept(x, store).planar, plain(x, store).planar)
+    assert cache.stats()["wrong"] == 0
+    assert cache.stats()["audited"] > 0
+
+
 def test_gradients_reach_every_index_that_matters_and_agree_with_differences():
     # Without snapping the pass is smooth wherever the chosen targets stay the same.
     store, x = NodeStore.random(TOPOLOGY, 3, TABLES, 11), torch.rand(2, 5, dtype=torch.float64)

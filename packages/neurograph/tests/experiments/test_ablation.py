@@ -8,9 +8,11 @@ from neurograph.config import Config
 from neurograph.data import Dataset, load_dataset
 from neurograph.errors import ConfigError
 from neurograph.experiments import ablation
-from neurograph.experiments.ablation import VARIANTS, AblationResult, Variant, choose, run_ablation
+from neurograph.experiments.ablation import FACTORS, VARIANTS, AblationResult, Variant, choose, run_ablation
 from neurograph.model import Model
 from neurograph.train.credit import LocalCredit, exact_credit
+
+pytestmark = pytest.mark.needs_extra("sklearn")
 
 TINY = Config.model_validate({"graph": {"widths": [64, 16, 10], "cardinality": 8}, "train": {"epochs": 1}})
 
@@ -75,6 +77,28 @@ def test_the_factor_is_chosen_on_training_samples_alone(monkeypatch: pytest.Monk
 def test_nothing_to_choose_from_is_refused() -> None:
     with pytest.raises(ConfigError, match="Give some of both"):
         choose((0,), factors=())
+    for nothing in ({"seeds": ()}, {"variants": ()}):
+        with pytest.raises(ConfigError, match="Give some of both"):
+            run_ablation(**nothing)  # type: ignore[arg-type]
+
+
+def test_no_chosen_factor_lies_at_an_end_of_what_was_tried() -> None:
+    for variant in VARIANTS:
+        assert min(FACTORS) < variant.factor < max(FACTORS), variant.name
+        assert variant.factor in FACTORS, variant.name
+
+
+def test_a_table_without_the_reference_has_no_differences() -> None:
+    row = {
+        "group": "bins",
+        "variant": "b",
+        "seed": 0,
+        "accuracy": 0.5,
+        "train_accuracy": 1.0,
+        "integers": 1,
+        "seconds": 1.0,
+    }
+    assert AblationResult((row,)).to_frame()["points"].isna().all()
 
 
 def test_variants_change_one_thing() -> None:

@@ -7,18 +7,26 @@ import pandas as pd
 import pytest
 import torch
 
-pytest.importorskip("sklearn", reason="needs the extra sklearn")
-
-from neurograph.config import Config, load_config
+from neurograph.config import Config, load_config, overridden
+from neurograph.data import load_dataset
 from neurograph.errors import CheckpointError, ConfigError
 from neurograph.experiments.baselines import choose, run_baselines, summary
 from neurograph.experiments.digits import DigitsResult, run_digits
 from neurograph.experiments.float_twin import FloatTwin
 from neurograph.experiments.results import Rows
 from neurograph.experiments.rivals import RIVALS, Rival
-from neurograph.experiments.splits import FRESH_SEEDS, TUNING_SEEDS, digits_split
+from neurograph.experiments.splits import (
+    CHOSEN,
+    FRESH_SEEDS,
+    TRIED,
+    TUNING_SEEDS,
+    digits_split,
+    held_out,
+    held_out_accuracy,
+)
 from neurograph.experiments.tuning import TunerComparison, compare_tuners
 from neurograph.model import Model
+from neurograph.train.trainer import Trainer
 
 pytestmark = pytest.mark.needs_extra("sklearn")
 
@@ -39,6 +47,37 @@ def test_splits_are_stratified_and_fresh_ones_were_not_tuned_on() -> None:
     assert (np.abs(np.bincount(split.test_y) - counts * 360 / 1797) < 1).all()
     assert not set(FRESH_SEEDS) & set(TUNING_SEEDS)
     assert (digits_split(101).test_y != split.test_y).any()
+
+
+def test_held_out_samples_are_a_fifth_of_the_training_samples_and_none_of_the_others() -> None:
+    data = load_dataset("digits", seed=1)
+    found = held_out(data, 1001)
+    assert (len(found.train_y), len(found.test_y)) == (1149, 288)
+    rows = torch.cat([found.train_x, found.test_x])
+    assert sorted(row.numpy().tobytes() for row in rows) == sorted(row.numpy().tobytes() for row in data.train_x)
+    assert torch.equal(torch.cat([found.train_y, found.test_y]).bincount(), data.train_y.bincount())
+
+
+def test_settings_are_chosen_by_held_out_training_samples() -> None:
+    config, data = _quick(), held_out(load_dataset("digits", seed=0), 1000)
+    model = Model.build(config, seed=0)
+    Trainer(model, config.train, seed=0).fit(data.train_x, data.train_y)
+    expected = float((model.predict(data.test_x) == data.test_y).double().mean())
+    assert held_out_accuracy(config, (0,)) == expected > 0.5
+    with pytest.raises(ConfigError, match="on one split at least"):
+        held_out_accuracy(config, ())
+
+
+def test_the_shipped_settings_are_the_best_that_were_tried() -> None:
+    assert TRIED[" ".join(CHOSEN)] == max(TRIED.values())
+    assert overridden(Config(), CHOSEN) == load_config("digits")
+    for changes in TRIED:
+        assert overridden(Config(), changes.split()).data.name == "digits"
+
+
+@pytest.mark.slow
+def test_what_was_tried_comes_out_again() -> None:
+    assert 100 * held_out_accuracy(Config()) == pytest.approx(TRIED[""], abs=0.5)
 
 
 # --- digits ---------------------------------------------------------------------------------------------------------
@@ -68,6 +107,12 @@ def test_shuffled_labels_teach_nothing() -> None:
     result = run_digits((0,), config=_quick(), shuffled=True)
     assert result.mean < 30
     assert [check.name for check in result.checks] == ["mean, shuffled labels"]
+
+
+def test_runs_without_splits_are_refused() -> None:
+    for run in (run_digits, compare_tuners):
+        with pytest.raises(ConfigError, match="split"):
+            run(())
 
 
 def test_bars_can_be_missed() -> None:
@@ -140,6 +185,19 @@ def test_settings_are_chosen_on_held_out_training_samples(monkeypatch: pytest.Mo
 def test_rivals_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match="a rival is one of"):
         run_baselines((0,), names=["oracle"])
+    with pytest.raises(ConfigError, match="rivals meet on splits"):
+        run_baselines((0,), names=[])
+    with pytest.raises(ConfigError, match="a choice needs splits and settings"):
+        choose("kNN", candidates=[])
+
+
+@pytest.mark.parametrize("name", ["kNN", pytest.param("logistic regression", marks=pytest.mark.slow),
+                                  pytest.param("SVC", marks=pytest.mark.slow)])  # fmt: skip
+def test_what_was_chosen_is_the_best_of_what_was_tried(name: str) -> None:
+    found = choose(name)
+    chosen = RIVALS[name].chosen
+    accuracy = found.loc[(found[list(chosen)] == pd.Series(chosen)).all(axis=1), "accuracy"]
+    assert accuracy.tolist() == [found["accuracy"].max()]
 
 
 def test_summaries_are_in_percent_and_sorted() -> None:
@@ -182,6 +240,42 @@ def test_the_twin_starts_as_the_network_without_its_grid() -> None:
     x = torch.rand(20, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(twin.logits(x), model.logits(x), rtol=1e-4, atol=1e-4)
     assert twin.n_parameters == model.store.n_trainable
+
+
+def _train(**train: object) -> dict[str, object]:
+    return {"train": {"epochs": 1, **train}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"radiation": {"top_k": 2}}, "radiation"),
+        ({"model": {"merge": "modular"}}, "model.merge"),
+        (_train(credit="contrastive"), "train.credit"),
+        (_train(optimizer={"kind": "sgd"}), "train.optimizer.kind"),
+        (_train(accumulation=4), "train.accumulation"),
+    ],
+)
+def test_what_has_no_twin_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        FloatTwin(Config.model_validate(changes))
+
+
+def test_the_twin_keeps_the_schedule_of_the_settings() -> None:
+    x, y = np.eye(4, dtype=np.float32), np.arange(4) % 2
+
+    def moved(schedule: str, epochs: int) -> torch.Tensor:
+        config = Config.model_validate(
+            {"graph": {"widths": (4, 4, 2), "cardinality": 2},
+             "train": {"epochs": epochs, "batch_size": 4, "optimizer": {"schedule": schedule}}}
+        )  # fmt: skip
+        twin = FloatTwin(config)
+        before = twin.angle.detach().clone()
+        return (twin.fit(x, y).angle - before).detach()
+
+    # Adam's first step is as long as its rate, which both schedules begin with; later ones are shorter on a cosine.
+    torch.testing.assert_close(moved("cosine", 1), moved("constant", 1))
+    assert (moved("cosine", 20) - moved("constant", 20)).abs().max() > 0.01
 
 
 def test_the_twin_learns_numbers() -> None:
@@ -227,4 +321,10 @@ def test_rows_without_a_path_are_kept_in_memory() -> None:
     rows.add({"b": 1, "a": [2]}, {"x": 1})
     assert rows.find({"a": [2], "b": 1}) == {"x": 1}
     assert rows.find({"a": [2]}) is None
-    assert load_config("digits").graph.outputs == 10
+
+
+@pytest.mark.parametrize("line", ['{"key": 1, "row": {}}', '{"key": {}, "row": 2}'])
+def test_rows_of_something_else_are_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text(line + "\n")
+    with pytest.raises(CheckpointError, match="are JSON objects"):
+        Rows(tmp_path / "rows")

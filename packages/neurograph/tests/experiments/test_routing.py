@@ -5,7 +5,9 @@ import torch
 
 from neurograph.core.graph import Topology, connectivity_report
 from neurograph.errors import ConfigError
-from neurograph.experiments.routing import (
+from neurograph.experiments import routing
+from neurograph.experiments.routing import RoutingResult, run_routing, tune_routing
+from neurograph.experiments.routing_networks import (
     MemorySettings,
     RoutingTask,
     StaticSettings,
@@ -13,7 +15,6 @@ from neurograph.experiments.routing import (
     draw_facts,
     memory_graph,
     memory_network,
-    run_routing,
     static_network,
 )
 
@@ -113,9 +114,6 @@ def test_a_result_has_a_row_for_each_way():
     integers = frame.set_index("way")["integers"]
     assert integers["static"] >= integers["radiation"] == integers["static, written"]
     assert integers["static, bundled"] >= integers["radiation"]
-    mean = frame.set_index("way")["mean"]
-    best = max(mean[way] for way in ("static", "static, bundled", "static, written"))
-    assert result.margin == pytest.approx(100 * (mean["radiation"] - best))
 
 
 def test_the_same_seed_gives_the_same_network():
@@ -132,6 +130,54 @@ def test_the_same_seed_gives_the_same_network():
 def test_too_few_dimensions_for_the_classes_are_refused():
     with pytest.raises(ConfigError, match="D = 8 for 10 classes"):
         memory_network(SMALL, draw_facts(SMALL, 0), 0, MemorySettings(dim=8))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"facts": 0}, {"bits": 0}, {"lot": 0}, {"questions": 0}, {"classes": 1}, {"flip": 2}]
+)
+def test_tasks_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match="a task has facts"):
+        RoutingTask(**wrong)
+
+
+def test_settings_that_cannot_be_run_are_refused():
+    facts = draw_facts(SMALL, 0)
+    for wrong in ({"steps": 0}, {"depth": 0}, {"dim": 0}, {"lr": 0}):
+        with pytest.raises(ConfigError, match="layers have phasors"):
+            StaticSettings(**wrong)
+    with pytest.raises(ConfigError, match="got 0 passes"):
+        static_network(SMALL, facts, 0, 2000, passes=0)
+    with pytest.raises(ConfigError, match="order"):
+        memory_network(SMALL, facts, 0, MemorySettings(dim=23))
+    for run in (run_routing, tune_routing):
+        with pytest.raises(ConfigError, match="Give seeds"):
+            run(())
+
+
+def test_tuning_tries_twelve_settings_of_each_and_ends_with_the_best_first(monkeypatch):
+    tried, model = [], memory_network(SMALL, draw_facts(SMALL, 0), 0)
+
+    def network(task, facts, seed, *settings):
+        tried.append((seed, settings[-1] if settings else None))
+        return model
+
+    monkeypatch.setattr(routing, "memory_network", network)
+    monkeypatch.setattr(routing, "static_network", network)
+    monkeypatch.setattr(routing, "_right", lambda model, facts: len(tried) / 100)
+    found = tune_routing((7, 8), SMALL)
+    assert found["way"].tolist() == ["radiation"] * 12 + ["static"] * 12
+    assert {seed for seed, _ in tried} == {7, 8}
+    shown = [settings for _, settings in tried if settings is not None]
+    assert len(set(shown)) == 24
+    assert {MemorySettings(), StaticSettings()} <= set(shown)
+    for _, part in found.groupby("way"):
+        assert part["accuracy"].is_monotonic_decreasing
+
+
+def test_the_margin_is_over_the_best_static_rival_that_sees_facts_once():
+    shares = {"radiation": 0.9, "static": 0.3, "static, bundled": 0.5, "static, written": 0.1, "static, replayed": 0.95}
+    rows = tuple({"way": way, "seed": 0, "accuracy": share, "integers": 9} for way, share in shares.items())
+    assert RoutingResult(rows).margin == pytest.approx(40)
 
 
 @pytest.mark.slow

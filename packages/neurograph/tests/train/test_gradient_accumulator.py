@@ -125,3 +125,49 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         GradientAccumulator(4, "cubic")
     with pytest.raises(ConfigError, match="bounds 4 to 16"):
         AdaptiveAccumulator(20)
+    for window in (0, 21):
+        with pytest.raises(ConfigError, match=f"window = {window}"):
+            AdaptiveAccumulator(8, window=window)
+
+
+def test_gradients_of_another_shape_are_refused() -> None:
+    accumulator = GradientAccumulator(4)
+    accumulator.add(torch.ones(3, 2), torch.ones(3, 2))
+    with pytest.raises(ConfigError, match=r"got \(1, 2\) after \(3, 2\)"):
+        accumulator.add(torch.ones(1, 2), torch.ones(1, 2))
+
+
+def test_a_saved_accumulator_keeps_its_scaling_and_nothing_where_nothing_is_collected() -> None:
+    first, second = GradientAccumulator(2, "linear"), GradientAccumulator(3)
+    first.add(torch.ones(1, 1), torch.ones(1, 1))
+    second.load_state_dict(*first.state_dict())
+    due = second.add(torch.ones(1, 1), torch.ones(1, 1))
+    assert due is not None
+    assert float(due.phase) == 2.0  # a sum; the mean times √2 is 1.41
+    assert second.state_dict()[0] == {}
+    second = GradientAccumulator(3)
+    second.reserve(torch.zeros(2, 1))
+    second.add_rows(torch.tensor([1]), torch.ones(1, 1), torch.zeros(1, 1))
+    assert second.count == 0
+    assert second.state_dict()[0]["phase"].flatten().tolist() == [0, 1]
+    with pytest.raises(CheckpointError, match="lacks n, scaling, applied"):
+        second.load_state_dict({}, {"count": 0, "total": 3})
+
+
+def test_rows_leave_the_adaptive_n_as_it_is() -> None:
+    accumulator = AdaptiveAccumulator(8)
+    accumulator.reserve(torch.zeros(2, 1))
+    for _ in range(60):
+        accumulator.add_rows(torch.tensor([0]), torch.ones(1, 1), torch.ones(1, 1))
+        accumulator.close()
+    assert accumulator.n == 8
+
+
+def test_independent_noise_keeps_its_size_under_the_root_of_n() -> None:
+    """The variance of √N times a mean of N is that of one; of the mean it is 1 / N, of the sum N."""
+    stream = torch.randn(4000, 2, 1, 50, generator=torch.Generator().manual_seed(0))
+    for scaling, variance in (("sqrt", 1.0), ("mean", 1 / 16), ("linear", 16.0)):
+        accumulator = GradientAccumulator(16, scaling)
+        due = [one for phase, mag in stream if (one := accumulator.add(phase, mag)) is not None]
+        assert len(due) == 250
+        assert float(torch.stack([one.phase for one in due]).var()) == pytest.approx(variance, rel=0.05)

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from neurograph.checkpoint import save_checkpoint
 from neurograph.config import Config, write_config
 from neurograph.errors import CheckpointError, ConfigError, DataError, GraphError
 from neurograph.reference.oracle_credit import align_by_node
@@ -68,6 +71,59 @@ def test_the_vectorised_credit_is_that_of_the_loop_over_nodes() -> None:
         expected[:, chosen] += np.stack(align_by_node(phase, mag, context.lookup_tables, target)) / 2 * 2**0.5
     np.testing.assert_allclose(due.phase.numpy(), expected[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(due.mag.numpy(), expected[1], rtol=1e-4, atol=1e-6)
+
+
+@given(
+    seed=st.integers(0, 2**31), dim=st.integers(2, 6), count=st.integers(0, 12),
+    bins=st.sampled_from(
+        [(512, 1024, "exp_sin", "half_open"), (32, 64, "sigmoid", "inclusive"), (7, 9, "exp", "inclusive")]
+    ),
+)  # fmt: skip
+def test_the_methods_of_the_note_agree_with_nodes_one_at_a_time(
+    seed: int, dim: int, count: int, bins: tuple[int, int, str, str]
+) -> None:
+    """Rows in any order and more than once; against float64, and through the step that indices take."""
+    tables = dict(zip(("phase_bins", "mag_bins", "magnitude", "grid"), bins, strict=True))
+    settings = {
+        "graph": {"n_inputs": 3, "n_hidden": 5, "n_outputs": 3, "cardinality": 2}, "model": {"dim": dim},
+        "train": {"optimizer": {"kind": "sgd", "lr_phase": 3.0, "lr_mag": 2.0}}, "tables": tables, "seed": seed,
+    }  # fmt: skip
+    context = ModularTrainContext(Config.model_validate(settings))
+    generator, store, t = np.random.default_rng(seed), context.node_store, context.lookup_tables
+    store.set_(*(torch.from_numpy(generator.integers(n, size=(11, dim))) for n in bins[:2]))
+    rows = generator.integers(11, size=count)
+    target = context._target_vector(1).double().numpy()
+    phase, mag = (table.long().numpy() for table in (store.phase, store.mag))
+    ids, signals, own_phase, own_mag = context._batch_get_node_signals(torch.from_numpy(rows))
+    assert ids.tolist() == rows.tolist()
+    expected = t.cos.double().numpy()[phase[rows]] * t.mag.double().numpy()[mag[rows]]
+    np.testing.assert_allclose(signals.numpy(), expected, rtol=1e-6, atol=1e-7)
+    # A vector of rounding errors has no direction.
+    assume(np.linalg.norm(target) > 0.05)
+    assume(count == 0 or np.linalg.norm(expected, axis=1).min() > 0.05)
+    cos = F.cosine_similarity(signals, torch.from_numpy(target).float().expand_as(signals))
+    gradient = context._compute_vectorized_cosine_gradients(signals, torch.from_numpy(target).float(), cos)
+    found = context._compute_vectorized_discrete_gradients(own_phase, own_mag, gradient)
+    one_by_one = align_by_node(phase[rows], mag[rows], t, target)
+    for mine, theirs in zip(found, one_by_one, strict=True):
+        np.testing.assert_allclose(mine.numpy(), theirs, rtol=1e-3, atol=2e-4)
+    due = context.intermediate_credit(ids, 1)
+    assert due is not None
+    # Whole steps and what is carried are −rate times the gradient per step of an index, summed over repeated rows.
+    parts = ((0, 3.0, t.phase_step, phase, True), (1, 2.0, t.mag_step, mag, t.wraps_magnitude))
+    for part, rate, width, before, wraps in parts:
+        total = np.zeros((11, dim))
+        np.add.at(total, rows, one_by_one[part])
+        wanted = -rate * width * total
+        if part:
+            wanted[:3] = 0  # magnitudes of inputs
+        steps = np.rint(wanted)
+        assume((np.abs(np.abs(wanted - steps) - 0.5) > 1e-2).all())
+        reached = before + steps.astype(np.int64)
+        bound = bins[part]
+        after = reached % bound if wraps else reached.clip(0, bound - 1)
+        assert ((store.phase, store.mag)[part].numpy() == after).all()
+        np.testing.assert_allclose(context.trainer.optimizer.residual[part].numpy(), wanted - steps, atol=5e-3)
 
 
 def test_the_notes_rule_aligns_nodes_with_their_class() -> None:
@@ -148,6 +204,31 @@ def test_a_context_goes_on_from_its_file_bit_for_bit(tmp_path: object) -> None:
     assert [row.loss for row in second.trainer.history] == [row.loss for row in whole.trainer.history]
 
 
+def test_steps_and_credit_that_were_collected_are_in_the_file(tmp_path: object) -> None:
+    x, y = _samples()
+    whole, first, second, bare = (ModularTrainContext(_config(accumulation=4)) for _ in range(4))
+
+    def run(context: ModularTrainContext, steps: range) -> None:
+        for step in steps:
+            context.train_step(x[8 * step : 8 * step + 8], y[8 * step : 8 * step + 8])
+            context.intermediate_credit(["n20", "n30"], step % 4)
+
+    run(whole, range(7))
+    run(first, range(3))
+    second.intermediate_credit(["n40"], 0)  # forgotten
+    second.load_checkpoint(first.save_checkpoint(tmp_path / "run.safetensors"))
+    assert (second.accumulator.count, second.trainer.accumulator.count) == (3, 3)
+    run(second, range(3, 7))
+    assert torch.equal(second.node_store.phase, whole.node_store.phase)
+    assert torch.equal(second.node_store.mag, whole.node_store.mag)
+    assert whole.node_store.version == 2
+    # A trainer's own file has no credit of a context.
+    save_checkpoint(tmp_path / "bare", first.trainer.state_dict(), first.config, classes=tuple("0123"))
+    bare.intermediate_credit(["n40"], 0)
+    bare.load_checkpoint(tmp_path / "bare")
+    assert bare.accumulator.count == 0
+
+
 def test_a_file_of_other_settings_is_refused(tmp_path: object) -> None:
     path = ModularTrainContext(_config()).save_checkpoint(tmp_path / "run.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.dim|train\.batch_size"):
@@ -204,6 +285,13 @@ def test_what_does_not_fit_is_refused() -> None:
         context.active_nodes()
     with pytest.raises(GraphError, match="'n999' is none"):
         context._batch_get_node_signals(["n999"])
+    for row in (-1, 60):
+        with pytest.raises(GraphError, match="rows are 0 to 59"):
+            context.intermediate_credit(torch.tensor([3, row]), 0)
+    context.forward_pass(torch.rand(2, 16))
+    for sample in (-1, 2):
+        with pytest.raises(DataError, match="are 0 to 1; got"):
+            context.active_nodes(sample)
     with pytest.raises(DataError, match="got 4"):
         context.intermediate_credit(["n20"], 4)
     with pytest.raises(DataError, match="Match them"):

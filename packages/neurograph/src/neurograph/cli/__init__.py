@@ -4,6 +4,8 @@ Results go to standard output, progress to standard error. Exit codes: 0 done, 1
 usage or input. Frameworks are imported inside the commands, so that help is quick.
 """
 
+import inspect
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -40,12 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="neurograph")
-    except (NeuroGraphError, OSError) as error:
+    except NeuroGraphError as error:
         typer.echo(f"neurograph: {error}", err=True)
+        raise SystemExit(2) from error
+    except OSError as error:
+        place = "a file" if error.filename is None else os.fsdecode(error.filename)
+        said = error.strerror or str(error)
+        typer.echo(f"neurograph: {place} cannot be read or written: {said}. Choose another path.", err=True)
         raise SystemExit(2) from error
 
 
-@app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Networks whose only trainable state is integer phase and magnitude indices.
 
@@ -59,3 +65,21 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
         typer.echo(installed("neurograph"))
         raise typer.Exit
+
+
+def _help(docstring: str | None) -> str:
+    """A docstring for a terminal of any width: paragraphs on one line each, and examples as at a prompt."""
+    parts = []
+    for paragraph in inspect.cleandoc(docstring or "").split("\n\n"):
+        first, *lines = paragraph.splitlines()
+        if first == "Examples:":
+            parts.append("\n".join([first, *(f"$ {line.strip()}" for line in lines)]))
+        else:
+            parts.append(paragraph.replace("\n", " "))
+    return "\n\n".join(parts)
+
+
+app.callback(invoke_without_command=True, help=_help(root.__doc__))(root)
+for _group in (app, graph, tables):
+    for _registered in _group.registered_commands:
+        _registered.help = _help(_registered.callback.__doc__)

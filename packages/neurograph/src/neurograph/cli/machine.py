@@ -31,7 +31,7 @@ def bench(
     blocks: Annotated[int, typer.Option(min=1, help="Turns that the back ends take.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Batches of a turn.")] = 5,
     seed: Seed = None,
-    threads: Threads = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +50,9 @@ def bench(
 
     settings = settings_of(config, overrides, seed=seed, threads=threads, device=device)
     with progress("timing", blocks) as report:
-        rows = time_backends(settings, blocks=blocks, steps=steps, progress=lambda done: report(done, "turns"))
+        rows = time_backends(
+            settings, blocks=blocks, steps=steps, progress=lambda done: report(done, "turns of each back end")
+        )
     facts = {"device": settings.device, "threads": settings.threads, "batch": settings.train.batch_size}
     if as_json:
         return print_json({"kind": "bench", **facts, "blocks": blocks, "steps": steps, "rows": rows})
@@ -90,7 +92,10 @@ def tune(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="runs/tune-NAME of the data")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to.", show_default="runs/tune-NAME of the data"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Searches for settings by short trainings on training samples alone; the test samples are never looked at.

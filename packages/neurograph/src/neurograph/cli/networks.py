@@ -11,13 +11,14 @@ from neurograph.cli.options import (
     Device,
     Folder,
     Overrides,
-    Seed,
+    Root,
     Threads,
     device_of,
     set_threads,
     settings_of,
+    with_data,
 )
-from neurograph.cli.output import print_facts, print_files, print_frame, print_json
+from neurograph.cli.output import print_facts, print_files, print_frame, print_json, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,10 @@ __all__ = ["diagnose", "export", "graph", "tables"]
 graph = typer.Typer(name="graph", no_args_is_help=True, help="Builds graphs, and says how their inputs reach outputs.")
 tables = typer.Typer(name="tables", no_args_is_help=True, help="Says what indices mean.")
 
-GraphSeed = Annotated[int | None, typer.Option("--seed", help="Of the random edges.", show_default="the settings' own")]
+GraphSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=2**32 - 1, help="Of the random edges.", show_default="the settings' own"),
+]
 
 
 @graph.command()
@@ -67,7 +71,7 @@ def build(
 @graph.command()
 def report(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.json]", help="A frame that `graph build` wrote, or one like it.")
+        Path | None, typer.Argument(metavar="FILE.json", help="A frame that `graph build` wrote, or one like it.")
     ] = None,
     config: ConfigName = "digits",
     overrides: Overrides = None,
@@ -91,10 +95,10 @@ def report(
         "outputs": len(topology.outputs),
         "edges": len(topology.src),
         "levels": found.depth,
-        "outputs reached": len(found.reached),
-        "outputs that listen to an input": len(found.direct),
-        "mean hops": found.mean_hops,
-        "nodes that reach no output": len(found.unheard),
+        "outputs_reached": len(found.reached),
+        "outputs_that_listen_to_an_input": len(found.direct),
+        "mean_hops": found.mean_hops,
+        "nodes_that_reach_no_output": len(found.unheard),
     }
     if as_json:
         return print_json({"kind": "report", **facts, "hops": found.hops, "unheard": list(found.unheard)})
@@ -139,14 +143,15 @@ def diagnose(
     folder: Folder,
     steps: Annotated[int, typer.Option(min=1, help="Steps that are tried on a copy of the integers.")] = 20,
     fresh: Annotated[bool, typer.Option("--fresh", help="Look at the network before training instead.")] = False,
-    seed: Seed = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the steps' batches.")] = 0,
+    root: Root = None,
     threads: Threads = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Looks at gradients and states level by level, and at how far indices go against how far they were asked to go.
 
-    Update effectiveness of 1 means that they go exactly that far.
+    Update effectiveness is the way that indices went over the way they were asked to go: 1 is right.
 
     Examples:
       neurograph diagnose runs/digits
@@ -159,21 +164,32 @@ def diagnose(
 
     set_threads(threads)
     run = running.open_run(folder, device_of(device))
-    config, samples = run.checkpoint.config, running.load_data(run.checkpoint.config)
-    running.evaluated(run.model, samples)
-    model = Model.build(config, n_classes=len(samples.classes)) if fresh else run.model
+    config = run.checkpoint.config
+    samples = running.load_data(with_data(config, None, root))
+    running.check_fit(run.model, samples)
+    model = run.model
+    if fresh:
+        here = config.model_copy(update={"device": str(model.codes.device)})
+        model = Model.build(here, n_classes=len(samples.classes))
     credit = credit_named(config.train.credit, config.seed)
-    found = look(model, samples.train_x, samples.train_y, config.train, credit=credit, steps=steps, seed=seed or 0)
-    effect = vars(found.effectiveness)
+    found = look(model, samples.train_x, samples.train_y, config.train, credit=credit, steps=steps, seed=seed)
     if as_json:
         return print_json({
             "kind": "diagnose", "flow": found.flow, "levels": found.levels, "bottlenecks": list(found.bottlenecks),
-            "alerts": [str(alert) for alert in found.alerts], "effectiveness": effect, "losses": found.losses,
+            "alerts": [str(alert) for alert in found.alerts], "effectiveness": vars(found.effectiveness),
+            "losses": found.losses,
         })  # fmt: skip
     print_frame(f"Levels of {folder}", found.to_frame())
-    facts = {"flow of gradients": found.flow, "nodes that no gradient reaches": len(found.bottlenecks)}
-    facts |= {f"update effectiveness, {name.replace('_', ', ')}": value for name, value in effect.items()}
-    print_facts("Updates", facts)
+    facts: dict[str, Any] = {
+        "flow of gradients": found.flow,
+        "nodes that no gradient reaches": len(found.bottlenecks),
+        "steps tried": found.effectiveness.steps,
+        "update effectiveness of phases": found.effectiveness.phase,
+        "update effectiveness of magnitudes": found.effectiveness.mag,
+        "cosine of changes with updates, phases": found.effectiveness.phase_cosine,
+        "cosine of changes with updates, magnitudes": found.effectiveness.mag_cosine,
+    }
+    print_facts("All trained nodes", facts)
     for alert in found.alerts:
         typer.echo(f"alert: {alert}")
     return None
@@ -188,6 +204,7 @@ def export(
         Path | None, typer.Option(metavar="FILE.h", help="Also write one C header with the whole network.")
     ] = None,
     checks: Annotated[int, typer.Option(min=0, help="Test samples in the header's self-check.")] = 20,
+    root: Root = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a trained network as whole numbers: indices, tables and codes, for machines without floating point.
@@ -206,27 +223,27 @@ def export(
     from neurograph.export import export_integers, load_exported
 
     run = running.open_run(folder, "cpu")
-    samples = running.load_data(run.checkpoint.config)
+    samples = running.load_data(with_data(run.checkpoint.config, None, root))
     accuracy = running.evaluated(run.model, samples).accuracy
     where = out or run.folder / "integers"
     sizes = export_integers(run.model, where)
     said = load_exported(where).predict(samples.test_x.numpy())
     same = float(np.mean(said == run.model.predict(samples.test_x).numpy()))
     facts: dict[str, Any] = {
-        "trained integers": sizes.n_integers,
-        "bytes of the trained integers": sizes.integers,
-        "bytes of the graph": sizes.topology,
-        "bytes of all files": sizes.total,
-        "accuracy of the network": accuracy,
-        "accuracy of the export": float(np.mean(said == samples.test_y.numpy())),
-        "samples of which both say the same": same,
+        "trained_integers": sizes.n_integers,
+        "bytes_of_trained_integers": sizes.integers,
+        "bytes_of_graph": sizes.topology,
+        "bytes_of_export": sizes.total,
+        "accuracy_of_network": accuracy,
+        "accuracy_of_export": float(np.mean(said == samples.test_y.numpy())),
+        "share_of_equal_predictions": same,
     }
     files = [where]
     if c_header is not None:
         from neurograph.export_c import export_c_header
 
         some = samples.test_x[:checks].numpy() if checks else None
-        facts["bytes of the header's constants"] = export_c_header(run.model, c_header, samples=some)
+        facts["bytes_of_header_constants"] = export_c_header(run.model, c_header, samples=some)
         files.append(c_header)
     if as_json:
         print_json({"kind": "export", "figures": facts, "files": [str(file) for file in files]})
@@ -234,6 +251,7 @@ def export(
         print_facts(f"{folder} in integers", facts)
         print_files(files)
     if same < 1:
+        say(f"the export classifies {1 - same:.2%} of the test samples otherwise than the network")
         raise typer.Exit(1)
 
 

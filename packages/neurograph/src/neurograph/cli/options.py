@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson", "ConfigName", "DataName", "Device", "Folder", "Overrides", "Root", "Seed", "Threads", "device_of",
-    "set_threads", "settings_of",
+    "set_threads", "settings_of", "with_data",
 ]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -36,9 +36,15 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, train.epochs=5 or graph.widths=[64,32,10]; repeatable."
     ),
 ]
-Root = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where MNIST's four files are, for --data idx.")]
+Root = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where MNIST's four files are, for the set idx.")]
 Seed = Annotated[
-    int | None, typer.Option(help="Of the split, the first integers and the order of samples.", show_default="0")
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        help="Of the split, the first integers and the order of samples.",
+        show_default="the settings' own, 0",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="as many as it likes")]
 
@@ -93,18 +99,37 @@ def settings_of(
 
     from neurograph.config import load_config, overridden
 
-    named = {
-        "data.name": data,
-        "data.root": None if root is None else str(root),
-        "seed": seed,
-        "threads": threads,
-        "device": device_of(device),
-    }
+    named = {"seed": seed, "threads": threads, "device": device_of(device)}
     found = load_config(config, overrides or [])
-    # Quoted as JSON, which is YAML too, so that a folder named 1e3 stays a folder.
+    # Quoted as JSON, which is YAML too, so that a device named 1 stays a name.
     found = overridden(found, [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None])
     set_threads(found.threads)
-    return found
+    return with_data(found, data, root)
+
+
+def with_data(config: "Config", name: str | None, root: Path | None) -> "Config":
+    """Settings with another set, or with another folder of its files.
+
+    Args:
+        config: the settings.
+        name: of the set; None = as it is.
+        root: the folder, kept as an absolute path so that a run can be opened from anywhere; None = as it is.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: a folder for a set that is not read from files.
+    """
+    from neurograph.errors import ConfigError
+
+    named = name or config.data.name
+    if root is not None and named != "idx":
+        raise ConfigError(
+            f"--root is the folder of the set idx; the set is {named}. Add --data idx, or leave --root out."
+        )
+    changes = {key: value for key, value in (("name", name), ("root", root and root.resolve())) if value is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)}) if changes else config
 
 
 def set_threads(threads: int | None) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["print_facts", "print_files", "print_frame", "print_json", "progress", "say", "write_frame", "write_json"]
 
 
+_WIDE = 90
+"""Columns of a terminal from which on there is room for a bar."""
+
+
 @contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
     """A bar on a terminal, plain lines elsewhere; both on standard error.
@@ -35,10 +39,9 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, st
     if not console.is_terminal:
         yield lambda now, words: say(f"{what}: {now}/{total}, {words}")
         return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
+    texts = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    # Figures first: on a narrow terminal rich would cut them off to make room for the bar.
+    columns = (texts[0], BarColumn(), *texts[1:], TimeRemainingColumn()) if console.width >= _WIDE else texts
     with Progress(*columns, console=console) as bar:
         line = bar.add_task(what, total=total, completed=done, words="starting")
         yield lambda now, words: bar.update(line, completed=now, words=words)
@@ -71,24 +74,29 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     """
     table = Table("", "value", title=title, title_justify="left")
     for name, value in facts.items():
-        table.add_row(name, _cell(value))
+        table.add_row(_spaced(name), _cell(value))
     _results().print(table)
 
 
 def print_frame(title: str, frame: "pd.DataFrame") -> None:
-    """Prints a table.
+    """Prints a table; where it is too wide, its columns in turns, each time behind the first one.
 
     Args:
         title: above it.
         frame: its columns' names are its head.
     """
-    table = Table(title=title, title_justify="left")
-    for name in frame.columns:
-        numbers = frame[name].dtype.kind in "fiu"
-        table.add_column(str(name), justify="right" if numbers else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
-    _results().print(table)
+    console, columns = _results(), list(frame.columns)
+    while columns:
+        fitting = len(columns)
+        table = _table(title, frame, columns)
+        if not _fits(console, table):
+            table = _table(title, frame, columns, stacked=True)
+        while fitting > 2 and not _fits(console, table):
+            fitting -= 1
+            table = _table(title, frame, columns[:fitting], stacked=True)
+        console.print(table)
+        rest = columns[fitting:]
+        columns, title = [columns[0], *rest] if rest else [], ""
 
 
 def print_files(files: Sequence[Path]) -> None:
@@ -138,6 +146,26 @@ def _results() -> Console:
     # A file or a pipe has no width of its own; rich would take 80 columns.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     return Console(soft_wrap=not sys.stdout.isatty(), width=width)
+
+
+def _table(title: str, frame: "pd.DataFrame", columns: Sequence[Any], *, stacked: bool = False) -> Table:
+    """A table of some columns, their names with one word a line if stacked."""
+    table = Table(title=title or None, title_justify="left")
+    for name in columns:
+        head = _spaced(name).replace(" ", "\n") if stacked else _spaced(name)
+        table.add_column(head, justify="right" if frame[name].dtype.kind in "fiu" else "left", overflow="fold")
+    for row in frame[list(columns)].itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    unbounded = console.options.update(width=1 << 16)
+    return console.measure(table, options=unbounded).maximum <= console.width
+
+
+def _spaced(name: object) -> str:
+    return str(name).replace("_", " ")
 
 
 def _cell(value: Any) -> str:

@@ -29,8 +29,8 @@ from neurograph.model import Model
 from neurograph.train.trainer import EpochRow, Trainer
 
 __all__ = [
-    "CHECKPOINT", "Opened", "draw", "evaluated", "figures_of", "fitted", "history_of", "history_rows", "load_data",
-    "open_run", "start", "train_on",
+    "CHECKPOINT", "Opened", "check_fit", "draw", "evaluated", "figures_of", "fitted", "history_of", "history_rows",
+    "load_data", "open_run", "start", "train_on",
 ]  # fmt: skip
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -97,9 +97,15 @@ def start(config: Config, data: Dataset, folder: Path, *, resume: bool) -> Train
 
     Raises:
         CheckpointError: a run that is there and was not to go on, or whose settings were others.
-        DataError: samples that do not fit the graph.
+        DataError: samples that do not fit the graph, or that are to be shifted and are no square pictures.
     """
     check_samples(data.train_x, data.train_y, n_features=config.graph.inputs)
+    if config.train.shift_augment and (data.picture is None or data.picture[0] != data.picture[1]):
+        raise DataError(
+            f"square pictures can be shifted; a sample of {data.name} is "
+            f"{'none' if data.picture is None else f'one of {data.picture[0]} × {data.picture[1]}'}. "
+            "Set train.shift_augment to false."
+        )
     path = folder / CHECKPOINT
     if path.exists() and not resume:
         raise CheckpointError(
@@ -161,6 +167,24 @@ def open_run(place: Path, device: str | None = None) -> Opened:
     return Opened(path.parent, found, found.build_model(device))
 
 
+def check_fit(model: Model, data: Dataset) -> None:
+    """Says why a network cannot be evaluated on a set.
+
+    Args:
+        model: the network.
+        data: the set.
+
+    Raises:
+        DataError: samples or classes that are not the network's.
+    """
+    if len(data.classes) != model.n_classes:
+        raise DataError(
+            f"a set has the classes that a network was trained for; {data.name} has {len(data.classes)}, the network "
+            f"{model.n_classes}. Name the set it was trained on."
+        )
+    check_samples(data.test_x, data.test_y, n_features=len(model.topology.inputs), n_classes=model.n_classes)
+
+
 def evaluated(model: Model, data: Dataset) -> Evaluation:
     """The network on the test samples of a set.
 
@@ -174,12 +198,7 @@ def evaluated(model: Model, data: Dataset) -> Evaluation:
     Raises:
         DataError: samples or classes that are not the network's.
     """
-    if len(data.classes) != model.n_classes:
-        raise DataError(
-            f"a set has the classes that a network was trained for; {data.name} has {len(data.classes)}, the network "
-            f"{model.n_classes}. Name the set it was trained on."
-        )
-    check_samples(data.test_x, data.test_y, n_features=len(model.topology.inputs), n_classes=model.n_classes)
+    check_fit(model, data)
     device = model.codes.device
     return evaluate(model, data.test_x.to(device), data.test_y.to(device), names=data.classes)
 
@@ -194,7 +213,7 @@ def figures_of(found: Evaluation) -> dict[str, Any]:
         By name.
     """
     return {
-        "samples": found.n_samples,
+        "test_samples": found.n_samples,
         "accuracy": found.accuracy,
         "balanced_accuracy": found.balanced_accuracy,
         "loss": found.loss,
@@ -203,7 +222,7 @@ def figures_of(found: Evaluation) -> dict[str, Any]:
 
 
 def draw(model: Model, history: list[EpochRow], data: Dataset, folder: Path, *, top_k: int = 4) -> list[Path]:
-    """All pictures of a run.
+    """All pictures of a run; that of radiation only where a node has something to send, and another to send it to.
 
     Args:
         model: the network.
@@ -230,8 +249,9 @@ def draw(model: Model, history: list[EpochRow], data: Dataset, folder: Path, *, 
     files += plots.plot_graph(topology, folder / "graph")
     files += plots.plot_codes(model.codes, means, len(topology.outputs), data.classes, folder / "codes")
     sources, targets = _radiated(model, x[:_RADIATION_SAMPLES], top_k)
-    used = model.engine.radiation is not None
-    files += plots.plot_radiation(topology, sources, targets, folder / "radiation", used=used)
+    if bool((targets >= 0).any()):
+        used = model.engine.radiation is not None
+        files += plots.plot_radiation(topology, sources, targets, folder / "radiation", used=used)
     return files
 
 
@@ -260,17 +280,20 @@ def history_rows(history: list[EpochRow]) -> list[dict[str, Any]]:
 
 
 def _radiated(model: Model, x: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Which nodes radiate, and whom they choose; with the network's own rule where it has one."""
+    """Which nodes radiate, and whom they choose (−1 = nobody); with the network's own rule where it has one."""
     topology, engine = model.topology, model.engine
     with torch.no_grad():
         state = model.state(x)
     sources = torch.cat(topology.levels[:-1])
     choose = getattr(engine.radiation, "choose", None)
     if choose is None:
-        listening = ~torch.isin(sources, topology.outputs)
-        sources = sources[listening]
+        sources = sources[~torch.isin(sources, topology.outputs)]
         phase = state.phase[sources].transpose(0, 1)
-        return sources, radiate(phase, sources, model.store, topology, top_k).index
-    own = model.store.phase.to(state.planar.dtype)
-    chosen = [choose(level, state.planar[rows], own) for level, rows in enumerate(topology.levels[:-1])]
-    return sources, torch.cat(chosen, dim=1)
+        chosen = radiate(phase, sources, model.store, topology, top_k).index
+    else:
+        own = model.store.phase.to(state.planar.dtype)
+        levels = [choose(level, state.planar[rows], own) for level, rows in enumerate(topology.levels[:-1])]
+        chosen = torch.cat(levels, dim=1)
+    # A state of zeros has phases like any other, and sends nothing.
+    silent = (state.planar[sources] == 0).flatten(2).all(2).T
+    return sources, chosen.masked_fill(silent[..., None], -1)

@@ -18,6 +18,7 @@ from neurograph.cli.options import (
     device_of,
     set_threads,
     settings_of,
+    with_data,
 )
 from neurograph.cli.output import (
     print_facts,
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from neurograph.data import Dataset
     from neurograph.evaluation import Evaluation
     from neurograph.model import Model
-    from neurograph.train.trainer import EpochRow
+    from neurograph.train.trainer import EpochRow, Trainer
 
 __all__ = ["evaluate", "plot", "train"]
 
 Require = Annotated[
     float | None,
     typer.Option(
-        metavar="SHARE", help="Exit with 1 where the accuracy is below, 0.973 for example.", show_default="no"
+        metavar="SHARE", help="Exit with 1 where the accuracy is below, 0.973 for example.", show_default=False
     ),
 ]
 
@@ -85,10 +86,14 @@ def train(
     trainer = running.start(settings, samples, folder, resume=resume)
     if trainer.epoch and not as_json:
         say(f"going on after epoch {trainer.epoch} of {settings.train.epochs}")
-    with progress(f"training on {settings.data.name}", settings.train.epochs, trainer.epoch) as report:
-        checkpoint = running.train_on(
-            trainer, settings, samples, folder, lambda row: report(row.epoch, _words(row.loss, row.accuracy))
-        )
+    try:
+        with progress(f"training on {settings.data.name}", settings.train.epochs, trainer.epoch) as report:
+            checkpoint = running.train_on(
+                trainer, settings, samples, folder, lambda row: report(row.epoch, _words(row.loss, row.accuracy))
+            )
+    except KeyboardInterrupt:
+        say(f"stopped; the epochs that were done are in {folder}: go on with --resume")
+        raise
     found = running.evaluated(trainer.model, samples)
     files = [folder / "config.yaml", checkpoint, *_tables(folder, trainer.history, found)]
     if pictures:
@@ -96,14 +101,14 @@ def train(
     exported = _exported(trainer.model, folder / "integers") if integers else {}
     if exported:
         files.append(folder / "integers")
-    figures = {**_described(settings, trainer.model, samples), **running.figures_of(found), **exported}
+    figures = {**_described(settings, trainer, samples), **running.figures_of(found), **exported}
     if as_json:
         print_json({
             "kind": "train", "settings": settings.model_dump(mode="json"), "figures": figures,
             "history": running.history_rows(trainer.history), "files": [str(file) for file in files],
         })  # fmt: skip
     else:
-        print_facts(f"{settings.data.name} after {trainer.epoch} epochs", figures)
+        print_facts(f"{folder} on {settings.data.name}", figures)
         print_frame("Test samples by class", found.to_frame())
         print_files(files)
     _exit(found.accuracy, require)
@@ -132,7 +137,7 @@ def evaluate(
 
     set_threads(threads)
     run = running.open_run(folder, device_of(device))
-    samples = running.load_data(_with_data(run.checkpoint.config, data, root))
+    samples = running.load_data(with_data(run.checkpoint.config, data, root))
     found = running.evaluated(run.model, samples)
     files = [] if out is None else [_predictions(out, run.model, samples)]
     figures = {"epoch": run.checkpoint.epoch, **running.figures_of(found)}
@@ -144,7 +149,7 @@ def evaluate(
     else:
         print_facts(f"{folder} on {samples.name}", figures)
         print_frame("By class", found.to_frame())
-        print_frame("Taken for (columns)", found.confusion_frame().reset_index())
+        print_frame("Predicted (columns)", found.confusion_frame().reset_index())
         print_files(files)
     _exit(found.accuracy, require)
 
@@ -155,6 +160,7 @@ def plot(
         Path | None, typer.Option(metavar="FOLDER", help="Where to.", show_default="figures in the run's folder")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Links of a node in the radiation map, if radiation is off.")] = 4,
+    root: Root = None,
     threads: Threads = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -169,8 +175,8 @@ def plot(
 
     set_threads(threads)
     run = running.open_run(folder, device_of(device))
-    samples = running.load_data(run.checkpoint.config)
-    running.evaluated(run.model, samples)
+    samples = running.load_data(with_data(run.checkpoint.config, None, root))
+    running.check_fit(run.model, samples)
     history = running.history_of(run.checkpoint)
     files = running.draw(run.model, history, samples, out or run.folder / "figures", top_k=top_k)
     if as_json:
@@ -185,15 +191,16 @@ def _words(loss: float, accuracy: float | None) -> str:
     return f"loss {loss:.4f}" + ("" if accuracy is None else f", accuracy {100 * accuracy:.2f} %")
 
 
-def _described(config: "Config", model: "Model", data: "Dataset") -> dict[str, Any]:
-    graph = config.graph
+def _described(config: "Config", trainer: "Trainer", data: "Dataset") -> dict[str, Any]:
+    graph, model = config.graph, trainer.model
     counts = graph.widths or (graph.n_inputs, graph.n_hidden, graph.n_outputs)
     return {
         "graph": "-".join(map(str, counts)),
         "edges": len(model.topology.src),
-        "trained integers": model.store.n_trainable,
-        "training samples": len(data.train_y),
+        "trained_integers": model.store.n_trainable,
+        "training_samples": len(data.train_y),
         "seed": config.seed,
+        "epoch": trainer.epoch,
     }
 
 
@@ -231,27 +238,23 @@ def _exported(model: "Model", folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         say(f"no export: {error}")
         return {}
-    return {"bytes of the trained integers": sizes.integers, "bytes of the export": sizes.total}
+    return {"bytes_of_trained_integers": sizes.integers, "bytes_of_export": sizes.total}
 
 
 def _predictions(path: Path, model: "Model", data: "Dataset") -> Path:
     import pandas as pd
 
     probabilities = model.probabilities(data.test_x).cpu()
-    best, said = probabilities.max(-1)
+    best, predicted = probabilities.max(-1)
     names = list(data.classes)
     return write_frame(
         path,
         pd.DataFrame({
-            "true": [names[one] for one in data.test_y.tolist()], "said": [names[one] for one in said.tolist()],
+            "true": [names[one] for one in data.test_y.tolist()],
+            "predicted": [names[one] for one in predicted.tolist()],
             "probability": best.tolist(),
         }),
     )  # fmt: skip
-
-
-def _with_data(config: "Config", name: str | None, root: Path | None) -> "Config":
-    changes = {key: value for key, value in (("name", name), ("root", root)) if value is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
 def _exit(accuracy: float, require: float | None) -> None:

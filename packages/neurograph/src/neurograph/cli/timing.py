@@ -51,19 +51,20 @@ def time_backends(
     samples = steps * len(x)
     return [
         {
-            "back end": backend,
-            "training, samples/s": round(samples / statistics.median(one for one, _ in times)),
-            "classifying, samples/s": round(samples / statistics.median(two for _, two in times)),
-            "training step, ms": 1e3 * statistics.median(one for one, _ in times) / steps,
+            "back_end": backend,
+            "trained_samples_per_s": round(samples / statistics.median(one for one, _ in times)),
+            "classified_samples_per_s": round(samples / statistics.median(two for _, two in times)),
+            "ms_per_training_step": 1e3 * statistics.median(one for one, _ in times) / steps,
         }
         for backend, times in turns.items()
     ]
 
 
 def _seconds(work: Callable[[], object], steps: int, device: torch.device) -> float:
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     for _ in range(steps):
         work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait()
     return time.perf_counter() - start

@@ -108,12 +108,18 @@ def radiate(
     Raises:
         ConfigError: k < 1.
         TableError: contexts of another length than the nodes' own phases, or not integers.
-        GraphError: a store of another number of nodes, or sources that do not fit.
+        GraphError: a store of other nodes or in another order, or sources that are no rows, one for each context.
     """
     if topology.n_nodes != len(store.phase) or len(sources) != ctx_phase.shape[1]:
         raise GraphError(
             f"{len(store.phase)} nodes need a graph of as many, and one source for each of {ctx_phase.shape[1]} "
             f"contexts; got {topology.n_nodes} nodes and {len(sources)} sources. Use the store of this graph."
+        )
+    _check_order(topology.ids, store)
+    if len(sources) and not 0 <= int(sources.min()) <= int(sources.max()) < topology.n_nodes:
+        raise GraphError(
+            f"sources are rows from 0 to {topology.n_nodes - 1}; got some from {int(sources.min())} to "
+            f"{int(sources.max())}. Correct them."
         )
     if cache is None:
         return _radiated(ctx_phase, sources, store, KnownGraph.of(topology), k, candidates, None, fresh=True)
@@ -121,14 +127,25 @@ def radiate(
     return _radiated(ctx_phase, sources, store, graph, k, candidates, cache, fresh=not there)
 
 
+def _check_order(ids: tuple[str, ...], store: NodeStore) -> None:
+    """Rows of a graph mean rows of its store; a store without names has none to compare."""
+    if store.ids and ids != store.ids:
+        row = next(row for row, (name, other) in enumerate(zip(ids, store.ids, strict=True)) if name != other)
+        raise GraphError(
+            f"a graph and its store name their rows alike; row {row} is {ids[row]!r} here and {store.ids[row]!r} "
+            "there. Use the frame that the store was made for, in its order."
+        )
+
+
 def _radiated(
     ctx_phase: Tensor, sources: Tensor, store: NodeStore, graph: KnownGraph, k: int, candidates: Tensor | None,
     cache: RadiationCache | None, *, fresh: bool,
 ) -> Radiation:  # fmt: skip
-    own, bins = store.phase, store.tables.phase_bins
-    if ctx_phase.is_floating_point() or ctx_phase.shape[-1] != own.shape[1]:
+    bins = store.tables.phase_bins
+    own = store.phase.long().remainder(bins)  # a caller may have written past the ends; engines wrap as well
+    if ctx_phase.is_floating_point() or ctx_phase.dim() != 3 or ctx_phase.shape[-1] != own.shape[1]:
         raise TableError(
-            f"contexts are {own.shape[1]} phase indices each; got {ctx_phase.dtype} of {ctx_phase.shape[-1]}. "
+            f"contexts are {own.shape[1]} phase indices each; got {ctx_phase.dtype} of {tuple(ctx_phase.shape)}. "
             "Quantise states to phases first."
         )
     context = ctx_phase.long().remainder(bins)
@@ -155,11 +172,14 @@ def _remembered(
             cache.reused()
         return candidate_mask(sources, graph.lists, candidates)
 
-    def search() -> Tensor:
-        mask = cache.allowed((limits, place), allowed)
+    def search(mask: Tensor) -> Tensor:
         return best(context, own, bins, k, allowed=mask).index.to(small)
 
-    return cache.answer((digest(context.to(small), own), limits, k, bins, place), search).long()
+    return cache.answer(
+        (digest(context.to(small), own.to(small)), limits, k, bins, place),
+        lambda: search(cache.allowed((limits, place), allowed)),
+        afresh=lambda: search(candidate_mask(sources, graph.lists, candidates)),
+    ).long()
 
 
 def get_radiation_neighbors(
@@ -189,7 +209,8 @@ def get_radiation_neighbors(
 
     Raises:
         ConfigError: k < 1.
-        GraphError: a node that the graph does not have, or a frame that is no graph.
+        GraphError: a node that the graph does not have, a frame that is no graph, or one of other nodes than the
+            store's or in another order.
         TableError: tables of another P than the store's, or a context of another length.
     """
     cache = _shared if cache is None else cache
@@ -207,6 +228,7 @@ def get_radiation_neighbors(
         raise GraphError(
             f"{len(node_store.phase)} nodes need a graph of as many; got one of {len(graph.rows)}. Use this store's."
         )
+    _check_order(graph.ids, node_store)
     source = torch.tensor([graph.rows[current_node_id]], device=node_store.phase.device)
     found = _radiated(ctx_phase_idx[None, None], source, node_store, graph, top_k, None, cache, fresh=not there)
     return [graph.ids[row] for row in found.index.flatten().tolist() if row >= 0]

@@ -91,8 +91,10 @@ def unit_scores(a: Int[Tensor, "*#many D"], b: Int[Tensor, "*#many D"], phase_bi
 def float_bound(dim: int) -> float:
     """How far the matrix product may lie from the whole-number score, in units of one.
 
-    With u = 2⁻⁵³: cosines and sines are off by at most 2u each, a product of 2D terms in any order by γ = 2D u / (1 −
-    2D u) of the sum of their sizes, which is at most D; and each whole number is rounded by half a unit of 2⁻³⁰.
+    With u = 2⁻⁵³: an angle of up to 2π is off by 2u of itself, so that cosines and sines are off by at most 14u each,
+    which makes 2 √2 · 14u < 40u for each of D products of two angles; a sum of 2D terms in any order is off by γ = 2D u
+    / (1 − 2D u) of the sum of their sizes, which is at most √2 D; and each whole number is rounded by half a unit of
+    2⁻³⁰.
 
     Args:
         dim: D.
@@ -101,7 +103,7 @@ def float_bound(dim: int) -> float:
         The bound.
     """
     u = 2.0**-53
-    return 1.01 * dim * (2 * dim + 8) * u + dim * UNIT / 2
+    return 1.01 * dim * (3 * dim + 40) * u + dim * UNIT / 2
 
 
 def phasor_rows(

@@ -37,7 +37,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from neurograph.core.resonance import NONE, UNIT, best, phasor_rows, unit_scores
-from neurograph.errors import ConfigError, MissingExtraError
+from neurograph.errors import ConfigError, MissingExtraError, TableError
 
 __all__ = [
     "METHODS", "ExhaustiveIndex", "FaissIndex", "Method", "Nearest", "SpatialIndex", "TreeIndex", "build_index",
@@ -85,13 +85,31 @@ class SpatialIndex(Protocol):
 
         Returns:
             Rows and scores.
+
+        Raises:
+            ConfigError: k < 1.
+            TableError: contexts of another length than the nodes' phases, or not integers.
         """
 
 
-def _checked(phase: Tensor, phase_bins: int, k: int | None = None) -> Tensor:
-    if k is not None and k < 1:
-        raise ConfigError(f"a search asks for at least one node; got k = {k}. Ask for more.")
+def _nodes(phase: Tensor, phase_bins: int) -> Tensor:
+    if phase.is_floating_point() or phase.dim() != 2 or 0 in phase.shape:
+        raise TableError(
+            f"nodes to search are a table of phase indices, nodes × D; got {phase.dtype} of {tuple(phase.shape)}. "
+            "Quantise phases first, and give at least one node."
+        )
     return phase.long().remainder(phase_bins)
+
+
+def _asked(ctx: Tensor, owner: Any, k: int) -> Tensor:
+    if k < 1:
+        raise ConfigError(f"a search asks for at least one node; got k = {k}. Ask for more.")
+    if ctx.is_floating_point() or ctx.dim() != 2 or ctx.shape[1] != owner.phase.shape[1]:
+        raise TableError(
+            f"contexts are {owner.phase.shape[1]} phase indices each, one row a context; got {ctx.dtype} of "
+            f"{tuple(ctx.shape)}. Quantise states to phases first."
+        )
+    return ctx.long().remainder(owner.phase_bins)
 
 
 @dataclass
@@ -107,11 +125,11 @@ class ExhaustiveIndex:
     phase_bins: int
 
     def __post_init__(self) -> None:
-        self.phase = _checked(self.phase, self.phase_bins)
+        self.phase = _nodes(self.phase, self.phase_bins)
 
     def nearest(self, ctx: Int[Tensor, "Q D"], k: int) -> Nearest:
         """See `SpatialIndex.nearest`."""
-        found = best(_checked(ctx, self.phase_bins, k)[:, None], self.phase, self.phase_bins, k)
+        found = best(_asked(ctx, self, k)[:, None], self.phase, self.phase_bins, k)
         return Nearest(found.index[:, 0], found.units[:, 0])
 
 
@@ -135,7 +153,7 @@ class TreeIndex:
                 "method='tree' needs scikit-learn, which is not installed. Install the extra `sklearn` "
                 "(pip install './packages/neurograph[sklearn]'), or search with method='exhaustive'."
             ) from error
-        self.phase, self.phase_bins = _checked(phase, phase_bins), phase_bins
+        self.phase, self.phase_bins = _nodes(phase, phase_bins), phase_bins
         self._tree = BallTree(phasor_rows(self.phase, phase_bins).cpu().numpy(), leaf_size=leaf_size)
 
     def nearest(self, ctx: Int[Tensor, "Q D"], k: int) -> Nearest:
@@ -182,7 +200,15 @@ class FaissIndex:
         effort: int = 64,
     ) -> None:
         faiss = _faiss(kind)
-        self.phase, self.phase_bins, self.kind = _checked(phase, phase_bins), phase_bins, kind
+        for name, value in {
+            "lists": 1 if lists is None else lists,
+            "probes": probes,
+            "links": links,
+            "effort": effort,
+        }.items():
+            if value < 1:
+                raise ConfigError(f"FAISS looks into at least one of its parts; got {name} = {value}. Give more.")
+        self.phase, self.phase_bins, self.kind = _nodes(phase, phase_bins), phase_bins, kind
         n, width = len(phase), 2 * phase.shape[1]
         rows = phasor_rows(self.phase, phase_bins, dtype=torch.float32).cpu().numpy()
         threads = faiss.omp_get_max_threads()
@@ -194,7 +220,7 @@ class FaissIndex:
                 self._index = faiss.IndexHNSWFlat(width, links, faiss.METRIC_INNER_PRODUCT)
                 self._index.hnsw.efSearch = effort
             else:
-                cells = min(n, lists or max(1, round(n**0.5)))
+                cells = min(n, round(n**0.5) if lists is None else lists)
                 self._quantizer = faiss.IndexFlatIP(width)
                 self._index = faiss.IndexIVFFlat(self._quantizer, width, cells, faiss.METRIC_INNER_PRODUCT)
                 self._index.cp.min_points_per_centroid = 1
@@ -213,9 +239,9 @@ class FaissIndex:
             return index, product[:, -1]
 
         if self.kind == "flat":
-            # The bound of `float_bound`, for u = 2⁻²⁴.
-            return _certified(ask, self, ctx, k, np.float32, 1.01 * dim * (2 * dim + 8) * 2.0**-24)
-        context = _checked(ctx, self.phase_bins, k)
+            # As `float_bound`, for rows that are rounded from double precision: each number is off by u = 2⁻²⁴.
+            return _certified(ask, self, ctx, k, np.float32, 1.01 * dim * (3 * dim + 8) * 2.0**-24)
+        context = _asked(ctx, self, k)
         points = phasor_rows(context, self.phase_bins, conjugate=True, dtype=torch.float32).cpu().numpy()
         index, _ = ask(points, min(k, len(self.phase)))
         return _ranked(context, torch.from_numpy(index).to(context.device), self, k)
@@ -254,7 +280,7 @@ def _certified(
     ask: Callable[[_Array, int], tuple[_Array, _Array]], owner: Any, ctx: Tensor, k: int, dtype: Any, slack: float
 ) -> Nearest:
     """Asks for more and more neighbours, until what was not returned scores less than the k-th best for certain."""
-    context = _checked(ctx, owner.phase_bins, k)
+    context = _asked(ctx, owner, k)
     points = phasor_rows(context, owner.phase_bins, conjugate=True).cpu().numpy().astype(dtype)
     n, m = len(owner.phase), min(len(owner.phase), k + _MORE)
     index = torch.full((len(context), k), -1, dtype=torch.long, device=context.device)
@@ -284,8 +310,9 @@ def build_index(method: Method, phase: Int[Tensor, "N D"], phase_bins: int, **se
         The index. It does not follow later changes of the phases.
 
     Raises:
-        ConfigError: a method that does not exist.
+        ConfigError: a method that does not exist, or settings below 1.
         MissingExtraError: what the method needs is not installed.
+        TableError: nodes that are no table of indices, or none at all.
     """
     if method not in METHODS:
         raise ConfigError(f"a search is one of {', '.join(METHODS)}; got {method!r}. Choose one of them.")
@@ -321,6 +348,7 @@ def nearest(
     Raises:
         ConfigError: a method that does not exist, or k < 1.
         MissingExtraError: what the method needs is not installed.
+        TableError: contexts of another length than the nodes' phases, or not integers.
     """
     return build_index(method, phase, phase_bins, **settings).nearest(ctx, k)
 

@@ -28,17 +28,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurograph.config import Config, load_config, overridden
-from neurograph.data import Dataset, load_dataset, stratified_split
+from neurograph.data import Dataset, load_dataset
 from neurograph.errors import ConfigError
 from neurograph.experiments.results import Rows
-from neurograph.experiments.splits import FRESH_SEEDS, TUNING_SEEDS
+from neurograph.experiments.splits import FRESH_SEEDS, TUNING_SEEDS, held_out
 from neurograph.model import Model
 from neurograph.train.credit import Credit, LocalCredit, credit_named
 from neurograph.train.trainer import Trainer
 
 __all__ = ["FACTORS", "VARIANTS", "AblationResult", "Variant", "choose", "run_ablation"]
 
-FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Over both learning rates: what is tried for each variant."""
 
 
@@ -59,7 +59,7 @@ class Variant:
     name: str
     group: str
     changes: tuple[str, ...] = ()
-    factor: float = 1.0
+    factor: int | float = 1.0
     scope: str = "level"
     outputs: str = "same"
     shuffled: bool = False
@@ -119,7 +119,7 @@ VARIANTS = (
     Variant("four links by content", "radiation", ("radiation.top_k=4", "radiation.gain=0.25"), factor=8.0),
     Variant("shuffled", "labels", factor=8.0, shuffled=True),
 )
-"""What is compared, with the factors that :func:`choose` found."""
+"""What is compared, with the factors that :func:`choose` found: none lies at an end of `FACTORS`."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class AblationResult:
         return pd.DataFrame(list(self.rows))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a variant: mean, min and max in percent, points above the reference, and costs."""
+        """One row a variant: mean, min and max in percent, points above the reference (NaN without it), and costs."""
         frame = self.rows_frame()
         frame["percent"] = 100 * frame["accuracy"]
         found = frame.groupby(["group", "variant"], sort=False).agg(
@@ -190,8 +190,13 @@ def run_ablation(
         All rows.
 
     Raises:
-        ConfigError: settings that cannot be run.
+        ConfigError: settings that cannot be run, or nothing to run.
     """
+    if not seeds or not variants:
+        raise ConfigError(
+            f"variants are compared on splits; got {[one.name for one in variants]} and {list(seeds)}. Give some of "
+            "both."
+        )
     settings, kept, found = _settings(base), Rows(path), []
     for variant in variants:
         config = variant.config(settings)
@@ -214,7 +219,7 @@ def choose(
     seeds: Sequence[int] = TUNING_SEEDS,
     *,
     variants: Iterable[Variant] = VARIANTS,
-    factors: Sequence[float] = FACTORS,
+    factors: Sequence[int | float] = FACTORS,
     base: str | Config = "digits-small",
     path: str | Path | None = None,
     progress: Callable[[dict[str, Any]], object] | None = None,
@@ -252,7 +257,7 @@ def choose(
                 key = _key(tried, config, seed, "held out")
                 row = kept.find(key)
                 if row is None:
-                    data = _held_out(load_dataset("digits", seed=seed), seed).to(config.device)
+                    data = held_out(load_dataset("digits", seed=seed), seed).to(config.device)
                     row = {"variant": variant.name, "factor": factor, "seed": seed} | _one(tried, config, data, seed)
                     kept.add(key, row)
                 scores.append(_share(row))
@@ -276,13 +281,6 @@ def _key(variant: Variant, config: Config, seed: int, part: str) -> dict[str, An
     settings = config.model_dump(mode="json", exclude={"threads"})
     own = {"scope": variant.scope, "outputs": variant.outputs, "shuffled": variant.shuffled}
     return {"variant": variant.name, "seed": seed, "measured on": part, "settings": settings} | own
-
-
-def _held_out(data: Dataset, seed: int) -> Dataset:
-    """The training samples alone, a fifth of them in the place of the test samples."""
-    kept, held = stratified_split(data.train_y, test_share=0.2, seed=seed)
-    x, y = data.train_x, data.train_y
-    return replace(data, train_x=x[kept], train_y=y[kept], test_x=x[held], test_y=y[held])
 
 
 def _one(variant: Variant, config: Config, data: Dataset, seed: int) -> dict[str, Any]:

@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from neurograph.data import stratified_split
+from neurograph.data import load_dataset
 from neurograph.errors import ConfigError
 from neurograph.experiments.results import Rows
 from neurograph.experiments.rivals import RIVALS, Rival
-from neurograph.experiments.splits import FRESH_SEEDS, TUNING_SEEDS, digits_split
+from neurograph.experiments.splits import FRESH_SEEDS, TUNING_SEEDS, as_arrays, digits_split, held_out
 
 __all__ = ["choose", "run_baselines", "summary"]
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
 
 
 def choose(
@@ -39,18 +35,23 @@ def choose(
         One row for each, the best first: settings and mean accuracy.
 
     Raises:
-        ConfigError: a rival that does not exist.
+        ConfigError: a rival that does not exist, or nothing to try.
+        MissingExtraError: its library is not installed.
     """
     rival = _rival(name)
+    candidates = rival.candidates if candidates is None else candidates
+    if not seeds or not candidates:
+        raise ConfigError(
+            f"a choice needs splits and settings; got {list(seeds)} and {list(candidates)}. Give some of both."
+        )
+    splits = {seed: as_arrays(held_out(load_dataset("digits", seed=seed), 1000 + seed)) for seed in seeds}
     rows = []
-    for settings in rival.candidates if candidates is None else candidates:
+    for settings in candidates:
         found = []
-        for seed in seeds:
-            x, y, _, _ = digits_split(seed)
-            train, held_out = (part.numpy() for part in stratified_split(torch.from_numpy(y), seed=1000 + seed))
+        for seed, (x, y, held_x, held_y) in splits.items():
             model = rival.build(settings, seed)
-            model.fit(x[train], y[train])
-            found.append(float((model.predict(x[held_out]) == y[held_out]).mean()))
+            model.fit(x, y)
+            found.append(float((model.predict(held_x) == held_y).mean()))
         rows.append({**settings, "accuracy": float(np.mean(found))})
     return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
 
@@ -74,12 +75,15 @@ def run_baselines(
         `summary` of all.
 
     Raises:
-        ConfigError: a rival that does not exist.
+        ConfigError: a rival that does not exist, none at all, or no splits.
         MissingExtraError: a rival's library is not installed.
     """
+    names = tuple(RIVALS) if names is None else names
+    if not names or not seeds:
+        raise ConfigError(f"rivals meet on splits; got {list(names)} and {list(seeds)}. Give some of both.")
     rows = Rows(path)
     found = []
-    for name in names or RIVALS:
+    for name in names:
         rival = _rival(name)
         for seed in seeds:
             key = {"rival": name, "seed": seed, "settings": dict(rival.chosen)}
@@ -101,7 +105,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     Returns:
         One row a name, the most accurate first: mean, min and standard deviation in percent, seconds of training (of
-        the processor, mean) and parameters (mean).
+        the processor, mean), parameters (mean) and the number of splits.
 
     >>> rows = [{"name": "a", "accuracy": v, "seconds": 1.0, "parameters": 7} for v in (0.9, 1.0)]
     >>> summary(rows).loc["a"].round(2).tolist()

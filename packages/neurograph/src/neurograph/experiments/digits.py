@@ -16,10 +16,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from neurograph.config import Config
+from neurograph.config import Config, load_config
 from neurograph.data import load_dataset
+from neurograph.errors import ConfigError
 from neurograph.experiments.results import Rows
-from neurograph.experiments.splits import FRESH_SEEDS, digits_config
+from neurograph.experiments.splits import FRESH_SEEDS
 from neurograph.files import write_whole
 from neurograph.model import Model
 from neurograph.train.trainer import Trainer
@@ -121,7 +122,7 @@ def run_digits(
 
     Args:
         seeds: of the splits, of the integers and of the order of samples.
-        config: settings; None = those that were chosen.
+        config: settings; None = the shipped ones, `digits`.
         shuffled: shuffle the training labels, so that there is nothing to learn.
         folder: where results.jsonl, digits.json and digits.md are written; a run that was killed goes on from there.
             None = nowhere.
@@ -129,8 +130,14 @@ def run_digits(
 
     Returns:
         All splits.
+
+    Raises:
+        ConfigError: no splits, or settings that cannot be run.
+        CheckpointError: a folder whose results.jsonl is something else.
     """
-    config = digits_config() if config is None else config
+    if not seeds:
+        raise ConfigError("a run has one split at least; got none. Give seeds.")
+    config = load_config("digits") if config is None else config
     root = None if folder is None else Path(folder)
     rows = Rows(None if root is None else root / "results.jsonl")
     found = []
@@ -182,8 +189,4 @@ def _write(result: DigitsResult, folder: Path) -> None:
     }
     texts = {f"{name}.json": json.dumps(content, indent=2) + "\n", f"{name}.md": result.to_markdown()}
     for file, text in texts.items():
-        write_whole(folder / file, partial(_write_text, text))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_whole(folder / file, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -1,5 +1,6 @@
 """The same network with numbers in place of integers: what the grid and its optimizer cost, or do not."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from neurograph.config import Config
 from neurograph.core.phasors import superpose
 from neurograph.data import shift_pictures
+from neurograph.errors import ConfigError
 from neurograph.losses import classification_loss, cosine_logits
 from neurograph.model import Model
 
@@ -28,6 +30,10 @@ class FloatTwin:
         seed: of the first values and the order of samples.
         rate: a factor over both learning rates.
 
+    Raises:
+        ConfigError: settings of a network that has no such twin: radiation, the modular merge, another credit than the
+            exact one, another optimizer than Adam, or accumulation.
+
     >>> x, y = np.random.default_rng(0).random((64, 4), dtype=np.float32), np.arange(64) % 2
     >>> config = Config.model_validate({"graph": {"widths": (4, 8, 2), "cardinality": 2}, "train": {"epochs": 1}})
     >>> FloatTwin(config).fit(x, y).predict(x).shape
@@ -39,6 +45,17 @@ class FloatTwin:
     rate: int | float = 1.0
 
     def __post_init__(self) -> None:
+        c, train = self.config, self.config.train
+        own = {
+            "radiation": c.radiation is None, "model.merge": c.model.merge == "superpose",
+            "train.credit": train.credit == "exact", "train.optimizer.kind": train.optimizer.kind == "adam",
+            "train.accumulation": train.accumulation == 1,
+        }  # fmt: skip
+        if not all(own.values()):
+            raise ConfigError(
+                "a float twin superposes, and is trained with exact credit and Adam, a step a batch; "
+                f"{', '.join(name for name, fits in own.items() if not fits)} differs. Leave it at its default."
+            )
         self.model = Model.build(self.config, seed=self.seed)
         store, tables, topology = self.model.store, self.model.tables, self.model.topology
         self.angle = (store.phase * tables.phase_step).requires_grad_()
@@ -47,7 +64,7 @@ class FloatTwin:
         degree, levels = topology.in_degree, self._levels
         self._sums: list[tuple[Tensor, list[int]]] = []
         for rows in levels[1:]:
-            dense = torch.zeros(len(rows), topology.n_nodes)
+            dense = torch.zeros(len(rows), topology.n_nodes, device=rows.device)
             for place, row in enumerate(rows.tolist()):
                 dense[place, topology.src[topology.dst == row]] = float(degree[row]) ** -0.5
             used = [number for number, there in enumerate(levels) if bool(dense[:, there].any())]
@@ -100,12 +117,16 @@ class FloatTwin:
             ],
             betas=o.betas,
         )
-        samples, labels = torch.from_numpy(x), torch.from_numpy(y)
+        samples, labels = (torch.from_numpy(part).to(self.angle.device) for part in (x, y))
         steps = train.epochs * -(-len(x) // train.batch_size)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        cosine = o.schedule == "cosine"
+        decay = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2 if cosine else 1.0
+        )
         for epoch in range(train.epochs):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            for chosen in torch.randperm(len(x), generator=generator).split(train.batch_size):
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % (1 << 63))
+            order = torch.randperm(len(x), generator=generator).to(samples.device)
+            for chosen in order.split(train.batch_size):
                 part = samples[chosen]
                 if train.shift_augment:
                     part = shift_pictures(part, generator)
@@ -126,4 +147,4 @@ class FloatTwin:
             Class numbers.
         """
         with torch.no_grad():
-            return self.logits(torch.from_numpy(x)).argmax(1).numpy()
+            return self.logits(torch.from_numpy(x).to(self.angle.device)).argmax(1).cpu().numpy()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neurograph.errors import CheckpointError
 from neurograph.json_lines import append_line, read_lines
 
 __all__ = ["Rows"]
@@ -28,7 +29,13 @@ class Rows:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         lines = [] if self.path is None else read_lines(self.path, "key", "row")
-        self._rows: dict[str, dict[str, Any]] = {_name(line["key"]): line["row"] for line in lines}
+        self._rows: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            if not isinstance(line["key"], dict) or not isinstance(line["row"], dict):
+                raise CheckpointError(
+                    f"key and row of each line are JSON objects; in {self.path} there is {line}. Move the file away."
+                )
+            self._rows[_name(line["key"])] = line["row"]
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """What was measured.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, Shaped
 
+from neurograph.config import load_config
 from neurograph.errors import MissingExtraError
 from neurograph.experiments.float_twin import FloatTwin
-from neurograph.experiments.splits import digits_config
 
 __all__ = ["RIVALS", "Classifier", "Hyperdimensional", "Rival"]
 
@@ -157,7 +157,7 @@ def _grid(**values: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _twin(settings: Mapping[str, Any], seed: int) -> Classifier:
-    return FloatTwin(digits_config(), seed, **settings)
+    return FloatTwin(load_config("digits"), seed, **settings)
 
 
 def _tree_nodes(forest: Any) -> int:
@@ -182,8 +182,8 @@ RIVALS: dict[str, Rival] = {
         _grid(alpha=(1e-4, 1e-2, 1.0), learning_rate_init=(1e-3, 3e-3)), {"alpha": 1e-4, "learning_rate_init": 1e-3},
     ),
     "kNN": Rival(
-        _sklearn("neighbors", "KNeighborsClassifier"), lambda m: m._fit_X.size, _grid(n_neighbors=(1, 3, 5)),
-        {"n_neighbors": 1},
+        _sklearn("neighbors", "KNeighborsClassifier"), lambda m: m.n_samples_fit_ * m.n_features_in_,
+        _grid(n_neighbors=(1, 3, 5)), {"n_neighbors": 1},
     ),
     "SVC": Rival(
         _sklearn("svm", "SVC"), lambda m: m.support_vectors_.size + m.dual_coef_.size,

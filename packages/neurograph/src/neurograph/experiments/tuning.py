@@ -9,11 +9,13 @@ import pandas as pd
 
 from neurograph.config import Config, load_config
 from neurograph.data import load_dataset
+from neurograph.errors import ConfigError
 from neurograph.experiments.results import Rows
 from neurograph.experiments.splits import TUNING_SEEDS
+from neurograph.genetic_search import Method, Trial
 from neurograph.model import Model
 from neurograph.train.trainer import Trainer
-from neurograph.tuner import Method, Trial, TuningResult, tune
+from neurograph.tuner import tune
 
 __all__ = ["METHODS", "TunerComparison", "compare_tuners"]
 
@@ -95,14 +97,22 @@ def compare_tuners(
 
     Returns:
         The comparison.
+
+    Raises:
+        ConfigError: no splits, or a search or training that cannot be.
+        CheckpointError: a folder with files of something else.
     """
+    if not seeds or full_epochs < 1:
+        raise ConfigError(
+            f"a comparison has splits, and trains for an epoch or more; got {list(seeds)} and {full_epochs}. Give both."
+        )
     config = load_config("digits") if config is None else config
     root = None if folder is None else Path(folder)
     rows = Rows(None if root is None else root / "results.jsonl")
     found: list[dict[str, Any]] = []
     curves: dict[tuple[str, int], tuple[float, ...]] = {}
     for seed in seeds:
-        data = load_dataset("digits", seed=seed)
+        data = load_dataset("digits", seed=seed).to(config.device)
         for method in METHODS:
 
             def tell(trial: Trial, method: str = method, seed: int = seed) -> None:
@@ -123,8 +133,9 @@ def compare_tuners(
                 progress=tell,
             )
             curves[method, seed] = result.best_so_far
-            best = _settings(result, full_epochs)
-            key = {"settings": best.model_dump(mode="json"), "seed": seed}
+            train = result.config.train.model_copy(update={"epochs": full_epochs})
+            best = result.config.model_copy(update={"train": train})
+            key = {"settings": best.model_dump(mode="json", exclude={"threads"}), "seed": seed}
             row = rows.find(key)
             if row is None:
                 model = Model.build(best, seed=seed)
@@ -133,10 +144,3 @@ def compare_tuners(
                 rows.add(key, row)
             found.append({"method": method, "seed": seed, "budget": budget, "fitness": result.best.fitness, **row})
     return TunerComparison(tuple(found), curves)
-
-
-def _settings(result: TuningResult, epochs: int) -> Config:
-    config = result.config
-    if config is None:
-        raise TypeError("tune() returns settings")
-    return config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})

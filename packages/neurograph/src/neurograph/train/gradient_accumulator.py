@@ -16,7 +16,7 @@ condition was never met, and its buffer was never emptied. Here one call adds, a
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,8 @@ from neurograph.errors import CheckpointError, ConfigError
 __all__ = ["Accumulated", "AdaptiveAccumulator", "GradientAccumulator", "Scaling"]
 
 Scaling = Literal["mean", "sqrt", "linear"]
-_FACTORS = {"mean": lambda n: 1.0, "sqrt": math.sqrt, "linear": float}
+_NUMBERS = ("n", "scaling", "count", "total", "applied")
+_FACTORS: dict[str, Callable[[int], float]] = {"mean": lambda n: 1.0, "sqrt": math.sqrt, "linear": float}
 
 
 class Accumulated(NamedTuple):
@@ -90,6 +91,9 @@ class GradientAccumulator:
 
         Returns:
             What is due, if this was the N-th; else None.
+
+        Raises:
+            ConfigError: other shapes than those that were added before.
         """
         sums = self._room(phase, mag)
         sums[0].add_(phase)
@@ -127,6 +131,9 @@ class GradientAccumulator:
 
         Returns:
             What is due, if it was the N-th; else None.
+
+        Raises:
+            ConfigError: no sample was begun.
         """
         if self._sums is None:
             raise ConfigError(
@@ -156,13 +163,14 @@ class GradientAccumulator:
         return 0 if self._sums is None else sum(one.numel() * one.element_size() for one in self._sums)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name, and numbers.
+        """Tensors by name, none where nothing is collected, and numbers.
 
         Returns:
             Copies.
         """
-        sums = {} if self._sums is None else {"phase": self._sums[0].clone(), "mag": self._sums[1].clone()}
-        return sums, {"n": self.n, "count": self.count, "total": self.total, "applied": self.applied}
+        held = self._sums if self.count or any(bool(one.any()) for one in self._sums or ()) else None
+        sums = {} if held is None else {"phase": held[0].clone(), "mag": held[1].clone()}
+        return sums, {name: getattr(self, name) for name in _NUMBERS}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Goes on from a saved state.
@@ -172,19 +180,31 @@ class GradientAccumulator:
             numbers: from `state_dict`.
 
         Raises:
-            CheckpointError: gradients were collected, but they are not there.
+            CheckpointError: numbers that are missing, or gradients that were collected and are not there.
         """
+        missing = [name for name in _NUMBERS if name not in numbers]
+        if missing:
+            raise CheckpointError(
+                f"an accumulator's numbers are {', '.join(_NUMBERS)}; the saved state lacks {', '.join(missing)}. Take "
+                "another file."
+            )
         if int(numbers["count"]) and not {"phase", "mag"} <= set(tensors):
             raise CheckpointError(
                 f"{numbers['count']} gradients were collected; the saved state has no sums of them. Take another file."
             )
         self._sums = (tensors["phase"].clone(), tensors["mag"].clone()) if tensors else None
-        self.n, self.count = int(numbers["n"]), int(numbers["count"])
-        self.total, self.applied = int(numbers["total"]), int(numbers["applied"])
+        for name in _NUMBERS:
+            setattr(self, name, numbers[name])
 
     def _room(self, phase: Tensor, mag: Tensor) -> tuple[Tensor, Tensor]:
         if self._sums is None:
             self._sums = (torch.zeros_like(phase), torch.zeros_like(mag))
+        for held, given in zip(self._sums, (phase, mag), strict=True):
+            if held.shape != given.shape:
+                raise ConfigError(
+                    f"gradients that are collected have one shape; got {tuple(given.shape)} after {tuple(held.shape)}. "
+                    "Use another accumulator for another network."
+                )
         return self._sums
 
     def _counted(self) -> Accumulated | None:
@@ -198,7 +218,8 @@ class AdaptiveAccumulator(GradientAccumulator):
     """An N between 4 and 16 that follows the size of the gradients.
 
     Every 20 additions the mean norm of the last 10 is compared with a threshold: below it N grows by one, so that small
-    gradients are collected for longer; above it N falls by one. A change holds from the next addition on.
+    gradients are collected for longer; above it N falls by one. A change holds from the next addition on. Samples that
+    are added row by row (`add_rows`, `close`) leave N as it is.
 
     Args:
         n: N at first.
@@ -210,7 +231,7 @@ class AdaptiveAccumulator(GradientAccumulator):
         threshold: of the mean norm.
 
     Raises:
-        ConfigError: bounds that do not enclose n.
+        ConfigError: bounds that do not enclose n, or a window that is not within the additions between two looks.
 
     >>> accumulator = AdaptiveAccumulator(8)
     >>> for _ in range(40):
@@ -232,6 +253,11 @@ class AdaptiveAccumulator(GradientAccumulator):
             raise ConfigError(
                 f"n lies between its bounds; got n = {self.n} and bounds {self.low} to {self.high}. Move one of them."
             )
+        if not 1 <= self.window <= self.every:
+            raise ConfigError(
+                f"norms are averaged over 1 to {self.every} additions, as many as lie between two looks; got window = "
+                f"{self.window}. Change it, or every."
+            )
 
     def add(self, phase: Float[Tensor, "N D"], mag: Float[Tensor, "N D"]) -> Accumulated | None:
         """Adds gradients and, every so often, changes N.
@@ -248,7 +274,7 @@ class AdaptiveAccumulator(GradientAccumulator):
         if place >= self.every - self.window:
             self.norms.append(float(torch.sqrt(phase.square().sum() + mag.square().sum())))
         due = super().add(phase, mag)
-        if self.total % self.every == 0:
+        if self.norms and self.total % self.every == 0:
             small = sum(self.norms) / len(self.norms) < self.threshold
             self.n = min(max(self.n + (1 if small else -1), self.low), self.high)
             self.norms.clear()

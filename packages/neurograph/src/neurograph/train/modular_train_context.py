@@ -36,6 +36,7 @@ from neurograph.train.trainer import EpochRow, Trainer
 __all__ = ["ModularTrainContext", "NodeSignals"]
 
 _EPS = 1e-8
+_CREDIT = "intermediate_credit"
 
 
 class NodeSignals(NamedTuple):
@@ -126,10 +127,14 @@ class ModularTrainContext:
             Identifiers, in the graph's order.
 
         Raises:
-            DataError: no pass yet.
+            DataError: no pass yet, or no such sample in it.
         """
         if self._state is None:
             raise DataError("nodes are active after a pass; there was none yet. Call forward_pass first.")
+        if not 0 <= sample < self._state.planar.shape[1]:
+            raise DataError(
+                f"samples of the last pass are 0 to {self._state.planar.shape[1] - 1}; got {sample}. Name one of them."
+            )
         active = self._state.planar[:, sample].ne(0).flatten(1).any(1)
         active[self.model.topology.inputs] = False
         return [self.model.topology.ids[row] for row in active.nonzero().squeeze(1).tolist()]
@@ -164,22 +169,7 @@ class ModularTrainContext:
         progress: Callable[[EpochRow], object] | None = None,
         until: int | None = None,
     ) -> list[EpochRow]:
-        """Trains up to the settings' number of epochs.
-
-        Args:
-            x: samples in [0, 1].
-            y: labels.
-            validation: samples and labels whose accuracy is reported after each epoch.
-            progress: told of each epoch.
-            until: epochs after which to stop this time.
-
-        Returns:
-            One row for each epoch so far.
-
-        Raises:
-            DataError: no samples, or labels that are no classes.
-            DivergenceError: a loss that is not finite.
-        """
+        """Trains up to the settings' number of epochs; see `Trainer.fit` for arguments, rows and errors."""
         samples = self._amplitudes(x)
         held = None if validation is None else (self._amplitudes(validation[0]), validation[1])
         rows = self.trainer.fit(samples, y, validation=held, progress=progress, until=until)
@@ -204,7 +194,7 @@ class ModularTrainContext:
         return evaluate(self.model, self._amplitudes(x), y, batch_size=batch_size, top_k=()).accuracy
 
     def save_checkpoint(self, path: str | Path) -> Path:
-        """Writes all that a run needs to go on.
+        """Writes all that a run needs to go on, with credit that was collected and not applied yet.
 
         Args:
             path: the file.
@@ -213,10 +203,13 @@ class ModularTrainContext:
             The file.
         """
         classes = tuple(str(number) for number in range(self.model.n_classes))
-        return save_checkpoint(path, self.trainer.state_dict(), self.config, classes=classes)
+        tensors, values = self.trainer.state_dict()
+        kept, numbers = self.accumulator.state_dict()
+        tensors |= {f"{_CREDIT}.{name}": value for name, value in kept.items()}
+        return save_checkpoint(path, (tensors, values | {_CREDIT: numbers}), self.config, classes=classes)
 
     def load_checkpoint(self, path: str | Path) -> None:
-        """Goes on from a file.
+        """Goes on from a file of a context or, with no credit collected, of a trainer alone.
 
         Args:
             path: the file.
@@ -232,6 +225,12 @@ class ModularTrainContext:
                 f"Build the context with n_classes={len(found.classes)}."
             )
         self.trainer.load_state_dict(*found.state)
+        self.accumulator = GradientAccumulator(self.config.train.accumulation)
+        if _CREDIT in found.values:
+            kept = {name: found.tensors.get(f"{_CREDIT}.{name}") for name in ("phase", "mag")}
+            held = {name: value.to(self.lookup_tables.device) for name, value in kept.items() if value is not None}
+            self.accumulator.load_state_dict(held, found.values[_CREDIT])
+        self._state = None
 
     # --- monitoring ---------------------------------------------------------------------------------------------------
 
@@ -330,10 +329,17 @@ class ModularTrainContext:
 
         Returns:
             One row a node.
+
+        Raises:
+            GraphError: no such node.
         """
         store = self.node_store
         if isinstance(active, Tensor):
             ids = active.to(store.phase.device)
+            if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= len(store.phase)):
+                raise GraphError(
+                    f"rows are 0 to {len(store.phase) - 1}; got {int(ids.min())} to {int(ids.max())}. Correct them."
+                )
         else:
             unknown = next((name for name in active if name not in self._rows), None)
             if unknown is not None:
@@ -345,7 +351,7 @@ class ModularTrainContext:
     def _compute_vectorized_cosine_gradients(
         self, signals: Float[Tensor, "n D"], target: Float[Tensor, "*#n D"], cos: Float[Tensor, " n"]
     ) -> Float[Tensor, "n D"]:
-        """Gradients −(v/|v| − u cos(u, v)/|u|)/|u| of −cos(u, v).
+        """Gradients −(v/|v| − u cos(u, v)/|u|)/|u| of −cos(u, v); 10⁻⁸ is added to norms, as in the original.
 
         Args:
             signals: u.
@@ -362,28 +368,13 @@ class ModularTrainContext:
     def _compute_vectorized_discrete_gradients(
         self, phase: Int[Tensor, "n D"], mag: Int[Tensor, "n D"], grad: Float[Tensor, "n D"]
     ) -> tuple[Float[Tensor, "n D"], Float[Tensor, "n D"]]:
-        """Gradients of indices from those of signals, by the tables' exact slopes.
-
-        Args:
-            phase: p.
-            mag: m.
-            grad: of the signals.
-
-        Returns:
-            Per radian, and per unit of x.
-        """
+        """Gradients of indices, per radian and per unit of x, from those of signals, by the tables' exact slopes."""
         return self.lookup_tables.compute_signal_gradients(phase, mag, grad)
 
     def _batch_accumulate_gradients(
         self, ids: Int64[Tensor, " n"], phase_grad: Float[Tensor, "n D"], mag_grad: Float[Tensor, "n D"]
     ) -> None:
-        """Adds gradients of nodes to the sample that is being collected: one addition for all of them.
-
-        Args:
-            ids: rows.
-            phase_grad: per radian.
-            mag_grad: per unit of x.
-        """
+        """Adds gradients of nodes to the sample that is being collected: one addition for all of them."""
         self.accumulator.reserve(self.trainer.optimizer.residual[0])
         self.accumulator.add_rows(ids, phase_grad, mag_grad)
 

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurograph.config import TrainConfig
-from neurograph.data import shift_pictures
-from neurograph.errors import CheckpointError, DataError, DivergenceError
-from neurograph.losses import check_labels
+from neurograph.data import check_samples, shift_pictures
+from neurograph.errors import CheckpointError, DivergenceError, NeuroGraphError
 from neurograph.model import Model
 from neurograph.optim import DiscreteAdam, DiscreteOptimizer, DiscreteSGD
 from neurograph.train.credit import Credit, credit_named
@@ -91,10 +90,7 @@ class Trainer:
             The loss before the step.
         """
         loss, phase, mag = self._credit(self.model, x, y, self.config)
-        if self.accumulator.n == 1:
-            self.optimizer.step(phase, mag)
-        else:
-            self._apply(self.accumulator.add(phase, mag))
+        self._apply(self.accumulator.add(phase, mag))
         return loss
 
     def _apply(self, due: Accumulated | None) -> None:
@@ -123,14 +119,11 @@ class Trainer:
             One row for each epoch so far.
 
         Raises:
-            DataError: no samples, or labels that are no classes.
-            DivergenceError: a loss that is not finite; the integers are then those of the end of the last epoch.
+            DataError: samples or labels that `neurograph.data.check_samples` refuses, for training or validation.
+            DivergenceError: a loss that is not finite; the trainer is then as it was at the end of the last epoch.
         """
-        if x.shape[0] == 0 or x.shape[0] != y.shape[0]:
-            raise DataError(f"each sample has a label; got {x.shape[0]} samples and {y.shape[0]} labels. Match them.")
-        check_labels(y, self.model.n_classes)
-        device = self.model.codes.device
-        x, y = x.to(self.model.codes), y.to(device)
+        x, y = self._checked(x, y)
+        validation = None if validation is None else self._checked(*validation)
         last = self.config.epochs if until is None else min(until, self.config.epochs)
         while self.epoch < last:
             row = self._one_epoch(x, y, validation)
@@ -139,13 +132,17 @@ class Trainer:
                 progress(row)
         return self.history
 
+    def _checked(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_samples(x, y, n_features=len(self.model.topology.inputs), n_classes=self.model.n_classes)
+        return x.to(self.model.codes), y.to(self.model.codes.device)
+
     def _one_epoch(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> EpochRow:
         store, size = self.model.store, self.config.batch_size
-        before = store.clone()
+        before = self.state_dict()
         steps = math.ceil(x.shape[0] / size)
         total = torch.zeros((), device=x.device)
         # Order and shifts depend on seed and epoch alone, so that a run that goes on sees what it would have seen.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
         order = torch.randperm(x.shape[0], generator=generator).to(x.device)
         for number, chosen in enumerate(order.split(size)):
             self.optimizer.rate = self._rate((self.epoch + number / steps) / self.config.epochs)
@@ -156,17 +153,17 @@ class Trainer:
         self._apply(self.accumulator.flush())
         loss = float(total) / steps
         if not math.isfinite(loss):
-            store.set_(before.phase, before.mag)
+            self.load_state_dict(*before)
             raise DivergenceError(
-                f"a loss is finite; that of epoch {self.epoch + 1} is {loss}. The integers of the epoch before were "
-                "put back. Look for samples that are no numbers."
+                f"a loss is finite; that of epoch {self.epoch + 1} is {loss}. All is put back as it was before that "
+                "epoch. Look at the rule of credit, or lower the learning rates."
             )
         self.epoch += 1
-        changed = int((store.phase != before.phase).sum()) + int((store.mag != before.mag).sum())
+        changed = sum(int((now != before[0][name]).sum()) for name, now in (("phase", store.phase), ("mag", store.mag)))
         accuracy = None
         if validation is not None:
             samples, labels = validation
-            accuracy = float((self.model.predict(samples) == labels.to(x.device)).double().mean())
+            accuracy = float((self.model.predict(samples) == labels).double().mean())
         return EpochRow(self.epoch, loss, accuracy, changed / store.n_trainable)
 
     def _rate(self, fraction: float) -> float:
@@ -180,13 +177,15 @@ class Trainer:
         Returns:
             Copies.
         """
-        tensors, numbers = self.optimizer.state_dict()
         store = self.model.store
-        own = {"phase": store.phase.clone(), "mag": store.mag.clone()}
-        return own | {f"optimizer.{name}": value for name, value in tensors.items()}, {
+        tensors = {"phase": store.phase.clone(), "mag": store.mag.clone()}
+        values: dict[str, Any] = {
             "epoch": self.epoch, "seed": self.seed, "history": [asdict(row) for row in self.history],
-            "optimizer": numbers,
         }  # fmt: skip
+        for part, holder in self._holders().items():
+            kept, values[part] = holder.state_dict()
+            tensors |= {f"{part}.{name}": value for name, value in kept.items()}
+        return tensors, values
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Goes on from a saved state.
@@ -206,11 +205,25 @@ class Trainer:
                     f"this network has {tuple(own.shape)} {name} indices; the saved state has "
                     f"{'none' if found is None else tuple(found.shape)}. Build the network it was saved from."
                 )
-        cut = len("optimizer.")
-        self.optimizer.load_state_dict(
-            {name[cut:]: value for name, value in tensors.items() if name.startswith("optimizer.")},
-            numbers["optimizer"],
-        )
-        store.set_(tensors["phase"], tensors["mag"])
+        missing = [name for name in ("epoch", "seed", "history", *self._holders()) if name not in numbers]
+        if missing:
+            raise CheckpointError(
+                f"a trainer's state has epoch, seed, history, {', '.join(self._holders())}; the saved one lacks "
+                f"{', '.join(missing)}. Take another file."
+            )
+        try:
+            store.set_(tensors["phase"].to(store.phase.device), tensors["mag"].to(store.mag.device))
+        except NeuroGraphError as error:
+            raise CheckpointError(
+                f"saved indices are those of this network's tables; these are not: {error} Build the network they were "
+                "saved from."
+            ) from error
+        for part, holder in self._holders().items():
+            kept = {name.removeprefix(f"{part}."): value.to(store.phase.device) for name, value in tensors.items()
+                    if name.startswith(f"{part}.")}  # fmt: skip
+            holder.load_state_dict(kept, numbers[part])
         self.epoch, self.seed = int(numbers["epoch"]), int(numbers["seed"])
         self.history = [EpochRow(**row) for row in numbers["history"]]
+
+    def _holders(self) -> dict[str, DiscreteOptimizer | GradientAccumulator]:
+        return {"optimizer": self.optimizer, "accumulator": self.accumulator}

@@ -90,7 +90,11 @@ def _network() -> tuple[Topology, HighResolutionLookupTables, NodeStore]:
 
 
 def _incremental(params: Params) -> Workload:
-    """Two inputs by turns that differ in some pixels: each pass follows one that differs in as many."""
+    """Two inputs by turns that differ in some pixels: each pass follows one that differs in as many.
+
+    `before` sums edge by edge, as the incremental pass does, and so must equal it to the last bit. `strong` is the
+    whole pass that is the fastest at this size; it adds in another order, which may take a state to the next bin.
+    """
     topology, tables, store = _network()
     batch, changed = int(params["batch"]), int(params["changed"])
 
@@ -107,8 +111,16 @@ def _incremental(params: Params) -> Workload:
 
         return call
 
-    whole, incremental = ForwardEngine(topology, tables, backend="gather"), IncrementalPass(topology, tables)
-    return Workload(inputs=inputs, variants={"before": variant(whole), "best": variant(incremental)}, units=2)
+    return Workload(
+        inputs=inputs,
+        variants={
+            "before": variant(ForwardEngine(topology, tables, backend="gather")),
+            "strong": variant(ForwardEngine(topology, tables, backend="sparse")),
+            "best": variant(IncrementalPass(topology, tables)),
+        },
+        lossy={"strong": Lossy(_off_grid, 0.01, "share of states that lie in another bin")},
+        units=2,
+    )
 
 
 def _timesteps(params: Params) -> Workload:
@@ -159,7 +171,8 @@ def _gpu(params: Params) -> Workload:
 
 
 def _off_grid(result: Any, reference: Any) -> float:
-    return float(np.mean(np.abs(result["value"] - reference["value"]) > 1e-5))
+    """Share of numbers that are off by more than rounding, of the part where it is largest."""
+    return max(float(np.mean(np.abs(result[name] - reference[name]) > 1e-5)) for name in reference)
 
 
 # --- mapped tables ----------------------------------------------------------------------------------------------------
@@ -226,9 +239,10 @@ PASSES: tuple[Params, ...] = tuple({"batch": b, "changed": c} for b in (1, 64) f
 
 
 def _timed(case: str, title: str, setup: Callable[[Params], Workload], grid: tuple[Params, ...], **more: Any) -> Case:
+    given: dict[str, Any] = {"variants": ("before", "best"), "original": (setup,)} | more
     return Case(
-        case, title, "torch", setup, grid=grid, quick_grid=grid[:1], variants=("before", "best"), original=(setup,),
-        budget=0.6 * len(grid), precision=0.01, processes=3, **more,
+        case, title, "torch", setup, grid=grid, quick_grid=grid[:1], budget=0.6 * len(grid), precision=0.01,
+        processes=3, **given,
     )  # fmt: skip
 
 
@@ -238,7 +252,10 @@ CASES = (
         "neurograph.ann", "approximate search with FAISS, against one matrix product", _search("ivf"),
         (*SIZES[2:], LARGE), values=_recall, quick_values=SIZES[2:3],
     ),
-    _timed("neurograph.incremental", "passes that compute what changed, against whole ones", _incremental, PASSES),
+    _timed(
+        "neurograph.incremental", "passes that compute what changed, against whole ones", _incremental, PASSES,
+        variants=("before", "strong", "best"),
+    ),
     _timed(
         "neurograph.timesteps", "all time steps at once, level by level, against one after another", _timesteps,
         ({"batch": 1}, {"batch": 64}),
