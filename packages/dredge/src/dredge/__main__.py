@@ -1,0 +1,5 @@
+"""`python -m dredge` is `dredge`."""
+
+from dredge.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""The published target on 8⁵ points: 64 packets, and beside them the models that they must be read against."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dredge.bench.fit1d import AtTimeZero, FitRow, Scaled, measured
+from dredge.quasimoto.baselines import Siren
+from dredge.quasimoto.data import generate_6d_data
+from dredge.quasimoto.ensembles import QuasimotoEnsemble6D
+from dredge.quasimoto.fitting import fit
+from dredge.quasimoto.packets import WavePackets
+from dredge.quasimoto.pursuit import initialise
+
+__all__ = ["PACKETS", "run"]
+
+PACKETS = 64
+"""1,089 parameters."""
+_BATCH = 2048
+_LR = 2e-2
+
+
+def run(
+    *, seconds: float | int = 30, seeds: int = 1, grid_size: int = 8, packets: int = PACKETS, baselines: bool = True
+) -> Iterator[FitRow]:
+    """Fits the target.
+
+    Args:
+        seconds: of processor time, for each model, its start included.
+        seeds: starts of the packets.
+        grid_size: points of an axis.
+        packets: how many.
+        baselines: whether a sine network of as many parameters (which wins: the target's factor cos(x₂ x₄) is no wave)
+            and the published ensemble are fitted, too.
+
+    Yields:
+        A row a fit, as it ends.
+    """
+    *columns, _, y = generate_6d_data(grid_size)
+    x = torch.stack(columns, dim=1)
+    for seed in range(seeds):
+        name = f"packets({packets}), start from data"
+        yield measured("6D", name, x, y, seed, partial(_packets, x, y, packets, seed, seconds))
+    if baselines:
+        yield measured("6D", "SIREN 32 × 32", x, y, 0, partial(_sines, x, y, seconds))
+        yield measured("6D", "published ensemble(6), lr 1e-2", x, y, 0, partial(_published, x, y, seconds))
+
+
+def _packets(
+    coords: Float[Tensor, "points 5"], values: Float[Tensor, "points 1"], packets: int, seed: int, seconds: float | int
+) -> tuple[nn.Module, int]:
+    model = initialise(WavePackets(5, packets), coords, values, seed=seed)
+    # The start takes a twentieth of the time at most.
+    done = fit(model, coords, values, seconds=0.95 * seconds, clock="cpu", batch_size=_BATCH, lr=_LR, seed=seed)
+    return model, len(done.history)
+
+
+def _sines(
+    coords: Float[Tensor, "points 5"], values: Float[Tensor, "points 1"], seconds: float | int
+) -> tuple[nn.Module, int]:
+    model = Scaled(Siren(5, hidden=32, layers=2, w0=5.0), 3.0)
+    done = fit(model, coords, values, seconds=seconds, clock="cpu", batch_size=_BATCH, lr=5e-3)
+    return model, len(done.history)
+
+
+def _published(
+    coords: Float[Tensor, "points 5"], values: Float[Tensor, "points 1"], seconds: float | int
+) -> tuple[nn.Module, int]:
+    torch.manual_seed(0)
+    model = AtTimeZero(QuasimotoEnsemble6D())
+    done = fit(model, coords, values, seconds=seconds, clock="cpu", lr=1e-2, schedule="constant")
+    return model, len(done.history)

@@ -1,0 +1,1 @@
+"""One module a version, named after it; a published one never changes."""
