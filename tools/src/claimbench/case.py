@@ -151,8 +151,8 @@ class Case:
         precision: Standard error of a log ratio within a process at which timing may stop early.
         processes: Processes that time it, where that are fewer than the run's: for calls of a second and more, whose
             effects are far larger than the spread between processes. None is all of them.
-        slow_grid: Points of the grid that only the first `SLOW_PROCESSES` time: their calls, or set-up and gate, take long
-            beside what more processes would tell.
+        slow_grid: Points of the grid that only the first `SLOW_PROCESSES` time: their calls, or set-up and gate, take
+            long beside what more processes would tell.
     """
 
     id: str
