@@ -110,6 +110,7 @@ claims: setup ## the verdict table of the newest record
 
 readme: setup ## write the verdicts of each package's newest committed record into the READMEs
 	@$(PY) -m claimbench claims --write README.md
+	@$(PY) -m claimbench claims --write packages/dredge/README.md --package dredge
 	@$(PY) -m claimbench claims --write packages/neurograph/README.md --package neurograph
 	@$(PY) -m claimbench claims --write packages/spd/README.md --package spd
 

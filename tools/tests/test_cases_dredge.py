@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ _THREADS = torch.get_num_threads()
 
 from claimbench import gate  # noqa: E402
 from claimbench.case import Case  # noqa: E402
-from claimbench.cases.dredge import CASES, counting, envelope, hashing, identical, problem, service, training  # noqa: E402
+from claimbench.cases.dredge import (  # noqa: E402
+    CASES,
+    counting,
+    envelope,
+    hashing,
+    identical,
+    packets,
+    problem,
+    service,
+    training,
+)
 from claimbench.errors import CaseError  # noqa: E402
 from claimbench.evaluate import evaluate  # noqa: E402
 from claimbench.figures import matches  # noqa: E402
@@ -306,6 +317,48 @@ def test_a_real_server_under_load() -> None:
     found = _values("dredge.serve", seconds=1)
     assert (found["failed", "best"], found["refused", "best"], found["lost", "best"]) == (0, 0, 0)
     assert found["reads", "best"] > 0 < found["writes", "best"]
+
+
+def test_searches_have_their_times() -> None:
+    found = _values("dredge.search", rows=200)
+    assert {variant for name, variant in found if name == "wall_p95"} == {"hybrid", "text", "vector"}
+
+
+def test_shares_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [service.sentence(number) for number in range(40)]
+    monkeypatch.setattr(service, "measure_recall", partial(service.measure_recall, texts=texts))
+    found = _values("dredge.recall", queries=20)
+    assert found["unedited", "hybrid"] == 100
+    assert found["against_better_part", "hybrid"] <= 0
+
+
+# --- fits -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_fits_have_the_names_that_claims_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, options in (
+        (packets.fit1d, {"atoms": (2,), "epochs": 2}),
+        (packets.fit4d, {"seeds": 2, "epochs": 6, "grid_size": 5}),
+        (packets.fit6d, {"seconds": 0.1, "grid_size": 3, "packets": 4}),
+    ):
+        monkeypatch.setattr(module, "run", partial(_overridden, module.run, options))
+    asked = {(f.where["target"], f.quantity, f.candidate) for f in _figures(CLAIMS["dredge.packets.ours"])}
+    found = {
+        (target, *key) for target in ("chirp", "published", "shifted", "odd", "6D")
+        for key in _values("dredge.packets", target=target)
+    }  # fmt: skip
+    assert asked <= found
+
+
+def _overridden(run: Any, options: dict[str, Any], **given: Any) -> Any:
+    return run(**{**given, **options})
+
+
+def test_rows_of_pictures_have_the_names_that_claims_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(packets.heldout, "run", partial(packets.heldout.run, seconds=0.2, side=16))
+    asked = {(f.quantity, f.candidate) for f in _figures(CLAIMS["dredge.heldout.ours"])}
+    assert asked <= set(_values("dredge.heldout", picture="camera"))
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

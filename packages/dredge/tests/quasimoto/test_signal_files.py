@@ -139,3 +139,23 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     except SignalError:
         return
     assert len(coords) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "bad.npy",
+            b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }\n",
+        ),
+        ("bad.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n"),
+        ("bad.wav", b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"),
+        ("bad.wav", b"RIFF\x04\x00\x00\x00WAVE"),
+        ("bad.wav", b"RI"),
+    ],
+)
+def test_whatever_a_library_raises_is_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(SignalError, match="bad"):
+        read_signal(file)

@@ -191,8 +191,14 @@ def test_rivals_that_do_not_exist_are_refused() -> None:
         choose("kNN", candidates=[])
 
 
-@pytest.mark.parametrize("name", ["kNN", pytest.param("logistic regression", marks=pytest.mark.slow),
-                                  pytest.param("SVC", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["kNN"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("logistic regression", "MLP(128)", "SVC", "random forest")
+    ],
+)
 def test_what_was_chosen_is_the_best_of_what_was_tried(name: str) -> None:
     found = choose(name)
     chosen = RIVALS[name].chosen

@@ -50,7 +50,8 @@ class Gate:
         if self._digests and not open_to_all and not self._opens(_token(environ.get("HTTP_AUTHORIZATION", ""))):
             challenge = 'Bearer realm="dredge"'
             if "text/html" in environ.get("HTTP_ACCEPT", ""):
-                challenge += ', Basic realm="dredge", charset="UTF-8"'
+                # First: browsers look at one scheme of a header alone.
+                challenge = f'Basic realm="dredge", charset="UTF-8", {challenge}'
             raise RefusedError(
                 401, "unauthorized", "This service asks for a token; got none that it knows. "
                 "Send the header Authorization: Bearer TOKEN.", headers={"WWW-Authenticate": challenge},

@@ -21,10 +21,8 @@ __all__ = [
 
 _HEIGHT, _ROW = 280, 52
 _ABOVE, _BELOW, _RIGHT = 10, 40, 14
-_DIGIT = 7.2
+_DIGIT = 7.7
 """Width of a character of a tick's label, at most."""
-_LEGEND = 82
-"""Room for the bar of a map's colours."""
 _LEVELS = 16
 """Of a map's colours, on each side of the constant."""
 
@@ -67,7 +65,7 @@ def number(value: float, digits: int = 4) -> str:
     ('−0.04215', '12350', '3.2e−9', '0')
     """
     rounded = float(f"{value:.{digits}g}") + 0.0
-    text = f"{rounded:.15g}" if 1e-4 <= abs(rounded) < 1e7 or not rounded else f"{rounded:.{digits - 1}e}"
+    text = f"{rounded:.15g}" if 1e-3 <= abs(rounded) < 1e7 or not rounded else f"{rounded:.{digits - 1}e}"
     if "e" in text:
         mantissa, exponent = text.split("e")
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
@@ -87,7 +85,7 @@ def rounded(value: float, fine: float) -> float:
     >>> rounded(0.123456, 0.02), rounded(-1.4e-7, 0.001), rounded(1234.0, 30.0)
     (0.12, 0.0, 1230.0)
     """
-    decimals = -math.floor(math.log10(fine))
+    decimals = -math.floor(math.log10(min(max(fine, 1e-300), 1e300)))
     return round(value, decimals) + 0.0
 
 
@@ -128,7 +126,7 @@ def draw_packets(document: SignalDocument, width: int) -> Markup:
     curves = np.array(document.fit.packets)
     peaks = np.abs(curves).max(1)
     most = float(peaks.max()) or 1.0
-    x = _Axis(float(grid.min()), float(grid.max()), 34.0, width - 44.0)
+    x = _over(grid, 34, width - 44)
     height = _ABOVE + _ROW * len(curves) + _BELOW
     rows = []
     for index, (curve, peak) in enumerate(zip(curves, peaks, strict=True)):
@@ -141,7 +139,7 @@ def draw_packets(document: SignalDocument, width: int) -> Markup:
             f'<text class="which" x="24" y="{middle + 4:g}">{index + 1}</text>'
             f'<path class="wave" d="{_line(row, grid, curve * times)}"/>{larger}</g>'
         )
-    frame = _Frame(width, height, x, _Axis(0, 1, height - _BELOW, _ABOVE), "coordinate")
+    frame = _Frame(width, height, x, _Axis(0.0, 1.0, float(height - _BELOW), float(_ABOVE)), "coordinate")
     return frame.drawn("Each packet by itself", "".join(rows))
 
 
@@ -157,7 +155,7 @@ def draw_residual(document: SignalDocument, width: int) -> Markup:
     """
     x, left, rms = document.sampled()[:, 0], np.array(document.residual.values), document.residual.rms
     frame = _framed(x, (left, np.array([-rms, rms])), width, 170, "coordinate", "residual")
-    top, bottom, zero = (float(frame.y.at(np.array(level))) for level in (rms, -rms, 0.0))
+    top, bottom, zero = (frame.y.place(level) for level in (rms, -rms, 0.0))
     inside = (
         f'<rect class="band" x="{frame.x.start:g}" y="{top:.1f}" width="{frame.x.length:g}" '
         f'height="{bottom - top:.1f}"/><path class="zero" d="M{frame.x.start:g} {zero:.1f}H{frame.x.end:g}"/>'
@@ -179,7 +177,7 @@ def draw_fit_map(document: SignalDocument, width: int) -> Markup:
     sides = (document.fit.shape[0], document.fit.shape[1])
     most = _most(document)
     levels = _levels(np.array(document.fit.values).reshape(sides) - document.constant, most)
-    frame = _mapped(document, width)
+    frame = _mapped(document, width, _told(document.constant, most))
     wide, high = frame.x.length / sides[0], -frame.y.length / sides[1]
     cells: dict[int, list[str]] = {}
     for column in range(sides[0]):
@@ -237,8 +235,11 @@ class _Axis:
     def length(self) -> float:
         return self.end - self.start
 
-    def at(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def at(self, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
         return self.start + (values - self.low) / (self.high - self.low) * self.length
+
+    def place(self, value: float) -> float:
+        return float(self.at(np.array([value]))[0])
 
 
 @dataclass(frozen=True)
@@ -294,14 +295,15 @@ def _framed(
     return _Frame(width, height, _over(x, _margin(up), width - _RIGHT), up, x_label, y_label)
 
 
-def _mapped(document: SignalDocument, width: int) -> _Frame:
+def _mapped(document: SignalDocument, width: int, legend: Sequence[str]) -> _Frame:
     x, y = np.vstack([document.sampled(), document.drawn()]).T
     height = round(0.8 * width)
     up = _over(y, height - _BELOW, _ABOVE)
-    return _Frame(width, height, _over(x, _margin(up), width - _LEGEND), up, "coordinate 1", "coordinate 2")
+    room = 30 + _DIGIT * max(map(len, legend))
+    return _Frame(width, height, _over(x, _margin(up), width - room), up, "coordinate 1", "coordinate 2")
 
 
-def _over(numbers: Float[np.ndarray, "N"], start: float, end: float, *, spare: float = 0.0) -> _Axis:
+def _over(numbers: Float[np.ndarray, "N"], start: float | int, end: float | int, *, spare: float = 0.0) -> _Axis:
     low, high = float(numbers.min()), float(numbers.max())
     # One number alone, or as good as one, is drawn in the middle.
     if high - low <= max(1e-14 * max(abs(low), abs(high)), 1e-200):
@@ -324,7 +326,7 @@ def _labelled(axis: _Axis, count: int) -> list[tuple[float, str]]:
     )  # fmt: skip
     # Ends that are no round numbers are cut to what tells them apart.
     digits = digits if digits < 13 else 6
-    return [(float(axis.at(np.array(tick))), number(tick, digits)) for tick in found]
+    return [(axis.place(tick), number(tick, digits)) for tick in found]
 
 
 def _dots(frame: _Frame, x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> str:
@@ -353,7 +355,7 @@ def _filled(level: int, path: str) -> str:
 def _dotted(
     document: SignalDocument, width: int, title: str, values: Float[np.ndarray, "N"], zero: float, most: float
 ) -> Markup:
-    frame, levels = _mapped(document, width), _levels(values, most)
+    frame, levels = _mapped(document, width, _told(zero, most)), _levels(values, most)
     x, y = document.sampled().T
     dots = ""
     for level in np.unique(levels):
@@ -371,20 +373,22 @@ def _legend(frame: _Frame, zero: float, most: float) -> str:
         _filled(level, f"M{left:g} {middle - step * (level if level > 0 else level + 1):.1f}h10v{step:.1f}h-10z")
         for level in range(-_LEVELS, _LEVELS + 1) if level
     )  # fmt: skip
-    # To a hundredth of the strongest colour, and no finer.
     numbers = "".join(
-        f'<text class="legend" x="{left + 15:g}" y="{place:.1f}">{number(rounded(value, most / 100), 7)}</text>'
-        for place, value in ((frame.y.end + 10, zero + most), (middle + 4, zero), (frame.y.start, zero - most))
+        f'<text class="legend" x="{left + 15:g}" y="{place:.1f}">{text}</text>'
+        for place, text in zip((frame.y.end + 10, middle + 4, frame.y.start), _told(zero, most), strict=True)
     )
     return bar + numbers
 
 
+def _told(zero: float, most: float) -> list[str]:
+    """What stands at a bar of colours, with two digits of the strongest."""
+    return [number(rounded(value, most / 10), 7) for value in (zero + most, zero, zero - most)]
+
+
 def _ellipse(frame: _Frame, index: int, row: PacketRow) -> str:
-    centre, width = np.array(row.centre), np.array(row.width)
-    x, y = (float(axis.at(centre[i])) for i, axis in enumerate((frame.x, frame.y)))
-    across, up = (
-        abs(float(axis.at(centre[i] + width[i]) - axis.at(centre[i]))) for i, axis in enumerate((frame.x, frame.y))
-    )
+    axes = list(zip((frame.x, frame.y), row.centre, row.width, strict=True))
+    x, y = (axis.place(centre) for axis, centre, _ in axes)
+    across, up = (abs(width / (axis.high - axis.low) * axis.length) for axis, _, width in axes)
     return (
         f'<g class="packet" data-packet="{index}"><ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{across:.1f}" ry="{up:.1f}"/>'
         f'<text class="which" x="{x:.1f}" y="{y + 4:.1f}">{index + 1}</text></g>'

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -60,7 +60,7 @@ class Operation:
     body: type[BaseModel] | str | None = None
     query: type[BaseModel] | None = None
     media: str = _JSON
-    errors: tuple[int, ...] = field(default=())
+    errors: tuple[int, ...] = ()
     open_to_all: bool = False
 
     @property

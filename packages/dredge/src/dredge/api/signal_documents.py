@@ -22,7 +22,7 @@ Place = Number | Annotated[list[Number], Field(max_length=5)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class _Samples(_Part):

@@ -17,6 +17,8 @@ ACCEPTED = (".csv", ".npy", ".wav")
 
 Samples = tuple[Float[np.ndarray, "N d"], Float[np.ndarray, "N"]]
 _COLUMNS = 6
+_BEGINNINGS = tuple("0123456789+-.,")
+"""Of a number, and of what was meant as one; no name of a column begins so."""
 
 
 def pasted_samples(text: str) -> Samples:
@@ -37,7 +39,7 @@ def pasted_samples(text: str) -> Samples:
     ([[0.0], [0.1]], [1.5, 2.0])
     """
     lines = [(index, line.strip()) for index, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if lines and not any(_number(cell) is not None for cell in _cells(lines[0][1])):
+    if lines and not any(cell.strip()[:1] in _BEGINNINGS for cell in _cells(lines[0][1])):
         lines = lines[1:]
     rows: list[list[float]] = []
     for index, line in lines:
@@ -86,12 +88,12 @@ def uploaded_samples(file: FileStorage) -> Samples:
             return read_signal(path)
         except SignalError as error:
             # The sender knows the file by another name, and nothing of this machine's folders.
-            raise SignalError(str(error).replace(str(path), name)) from error
+            raise SignalError(str(error).replace(str(path), f"the file {name}")) from error
         except MissingExtraError:
             raise
         except Exception as error:
             # On a damaged file the libraries fail with whatever their code meets first, UnboundLocalError included.
-            raise SignalError(f"a file is what its name says; {name} cannot be read as one. Write it anew.") from error
+            raise SignalError(f"a file is what its name says; the file {name} cannot be. Write it anew.") from error
 
 
 def _cells(line: str) -> list[str]:

@@ -85,6 +85,18 @@ def fit6d(as_json: AsJson = False) -> None:
     _print(module.run(), as_json)
 
 
+@app.command()
+def heldout(as_json: AsJson = False) -> None:
+    """Pictures from half of their pixels, judged on the other half: networks, packets and interpolation.
+
+    Examples:
+      dredge bench heldout
+    """
+    from dredge.bench import heldout as module
+
+    _print(module.run(), as_json)
+
+
 def _print(rows: Iterable[Any], as_json: bool) -> None:
     values = []
     for row in rows:

@@ -31,11 +31,16 @@ def fit(
       dredge fit chirp.csv
       dredge fit recording.wav --every 8 --packets 20 --out figures
     """
+    from dredge.errors import needed
+
+    torch = needed("torch", "inr", "dredge fit")
     from dredge.quasimoto.plots import plot_packets
     from dredge.quasimoto.signal_files import read_signal
     from dredge.quasimoto.tensor_files import save_model
     from dredge.signals import lift_signal, samples_of
 
+    # The matrices are small: more threads wait for each other longer than they work.
+    torch.set_num_threads(1)
     settings = settings_of(config, db, limits={"fit_seconds": seconds})
     coords, values = read_signal(signal)
     coords, values = coords[::every], values[::every]

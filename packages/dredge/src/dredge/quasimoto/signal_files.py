@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from dredge.errors import SignalError, needed
+from dredge.errors import MissingExtraError, SignalError, needed
 
 __all__ = ["SUFFIXES", "read_signal"]
 
@@ -56,7 +56,12 @@ def read_signal(path: str | Path, *, largest: int | None = None) -> Samples:
         raise SignalError(f"a signal's file is there; {path} is not. Check the name.")
     if largest is not None and largest < 2:
         raise SignalError(f"a picture keeps at least 2 pixels a side; got {largest}. Keep more.")
-    return readers[suffix](path) if suffix in readers else _picture(path, largest)
+    try:
+        return readers[suffix](path) if suffix in readers else _picture(path, largest)
+    except (SignalError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever the libraries raise on damaged files
+        raise _damaged(path, f"a file of {suffix[1:]}", f"{type(error).__name__}: {error}") from error
 
 
 def _damaged(path: Path, kind: str, error: object) -> SignalError:

@@ -179,7 +179,7 @@ RIVALS: dict[str, Rival] = {
     "MLP(128)": Rival(
         _sklearn("neural_network", "MLPClassifier", hidden_layer_sizes=(128,), max_iter=1000),
         lambda m: sum(part.size for part in (*m.coefs_, *m.intercepts_)),
-        _grid(alpha=(1e-4, 1e-2, 1.0), learning_rate_init=(1e-3, 3e-3)), {"alpha": 1e-4, "learning_rate_init": 1e-3},
+        _grid(alpha=(1e-4, 1e-2, 1.0), learning_rate_init=(1e-3, 3e-3)), {"alpha": 1e-2, "learning_rate_init": 3e-3},
     ),
     "kNN": Rival(
         _sklearn("neighbors", "KNeighborsClassifier"), lambda m: m.n_samples_fit_ * m.n_features_in_,

@@ -292,7 +292,9 @@ def _recalled(params: Params) -> Iterable[Counted]:
             p, z2 = share / 100, 1.96**2
             middle = (p + z2 / (2 * queries)) / (1 + z2 / queries)
             reach = math.sqrt(z2 * (p * (1 - p) / queries + z2 / (4 * queries**2))) / (1 + z2 / queries)
-            yield Counted(kind, share, mode, "%", words, (100 * float(middle - reach), 100 * float(middle + reach)))
+            yield Counted(
+                kind, share, mode, "%", words, (min(share, 100 * (middle - reach)), max(share, 100 * (middle + reach)))
+            )
     worst = min(
         (shares[kind, "hybrid"] - max(shares[kind, "text"], shares[kind, "vector"]), kind)
         for kind in dict.fromkeys(kind for kind, _ in shares)

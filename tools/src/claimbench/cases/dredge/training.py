@@ -27,6 +27,7 @@ __all__ = ["CASES", "chirp", "plain_loop", "sines", "train_with_autocast"]
 Loop = Callable[..., list[float]]
 
 SEEDS, STEPS = 8, 60
+CLEARINGS = 30
 ON_GPU = torch.cuda.is_available()
 WIDE = 65_536 if ON_GPU else 2_048
 """Points of the wide network: enough of them to fill the device."""
@@ -262,7 +263,7 @@ def _clearing(_params: Params) -> Iterable[Counted]:
     def taken(clear: Callable[[torch.optim.Optimizer], None]) -> Callable[[], float]:
         def turn() -> float:
             total = 0.0
-            for _ in range(20):
+            for _ in range(CLEARINGS):
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
                 total += seconds(partial(clear, optimizer), time.process_time)
@@ -270,15 +271,16 @@ def _clearing(_params: Params) -> Iterable[Counted]:
 
         return turn
 
-    ways: dict[str, Callable[[torch.optim.Optimizer], None]] = {
-        "zeros": zero_to_zeros, "default": lambda some: some.zero_grad(), "none": zero_to_none,
-    }  # fmt: skip
-    found = in_turns({name: taken(way) for name, way in ways.items()}, 120)
-    words = f"gradients of {len(parameters)} parameters; medians a clearing " + ", ".join(
-        f"{name} {1e6 * np.median(values) / 20:.3g} µs" for name, values in found.items()
-    )
-    for name, base in (("from_zeros", "zeros"), ("from_default", "default")):
-        share, ends = share_saved(found[base], found["none"])
+    olds: dict[str, Callable[[torch.optim.Optimizer], None]] = {
+        "from_zeros": zero_to_zeros,
+        "from_default": lambda some: some.zero_grad(),
+    }
+    for name, old in olds.items():
+        found = in_turns({"before": taken(old), "after": taken(zero_to_none)}, 120)
+        words = f"gradients of {len(parameters)} parameters; medians a clearing " + ", ".join(
+            f"{which} {1e6 * np.median(values) / CLEARINGS:.3g} µs" for which, values in found.items()
+        )
+        share, ends = share_saved(found["before"], found["after"])
         yield Counted(name, share, "after", "%", words, ends)
     for name, way in (("before", zero_to_zeros), ("after", zero_to_none)):
         for parameter, gradient in zip(parameters, gradients, strict=True):
