@@ -25,7 +25,7 @@ from claimbench.ledger import (
     select,
 )
 
-BUILT = ("boolean_nca_cc", "resu", "spd")
+BUILT = ("boolean_nca_cc", "neurograph", "resu", "spd", "dredge")
 """Packages whose claims are written: each id of theirs in the ledger has its claim."""
 
 TIME = Figure(case="boolean.update", candidate="after", baseline="before", transform="less_time")

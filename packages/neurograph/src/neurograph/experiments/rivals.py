@@ -205,14 +205,16 @@ RIVALS: dict[str, Rival] = {
         _hd("OnlineHD"), _learned,
         _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.035, 0.3), gain=(0.3, 0.5, 1.0))
         + _grid(dimensions=(4000,), epochs=(20, 60), lr=(0.035,), gain=(1.0, 1.5))
-        + _grid(dimensions=(10000,), epochs=(20,), lr=(0.035,), gain=(1.0, 1.5)),
-        {"dimensions": 10000, "epochs": 20, "lr": 0.035, "gain": 1.5},
+        + _grid(dimensions=(10000,), epochs=(20,), lr=(0.035,), gain=(1.0, 1.5, 2.0, 3.0))
+        + _grid(dimensions=(20000,), epochs=(20,), lr=(0.035,), gain=(1.5, 2.0)),
+        {"dimensions": 10000, "epochs": 20, "lr": 0.035, "gain": 2.0},
     ),
     "torchhd NeuralHD": Rival(
         _hd("NeuralHD"), _learned,
         _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.37,), gain=(0.3, 0.5, 1.0))
-        + _grid(dimensions=(1000, 4000), epochs=(20, 60), lr=(0.37,), gain=(1.5,)),
-        {"dimensions": 4000, "epochs": 60, "lr": 0.37, "gain": 1.5},
+        + _grid(dimensions=(1000, 4000), epochs=(20, 60), lr=(0.37,), gain=(1.5,))
+        + _grid(dimensions=(4000,), epochs=(60,), lr=(0.37,), gain=(2.0, 3.0)),
+        {"dimensions": 4000, "epochs": 60, "lr": 0.37, "gain": 2.0},
     ),
     "torchhd DistHD": Rival(  # more epochs stop with an error in torchhd 5.8 once every training sample is right
         _hd("DistHD"), _learned, _grid(dimensions=(1000, 4000), epochs=(20,), lr=(0.05, 0.3)),
