@@ -16,7 +16,7 @@ pytest.importorskip("dredge")
 
 _THREADS = torch.get_num_threads()
 
-from claimbench import gate  # noqa: E402
+from claimbench import gate, turns  # noqa: E402
 from claimbench.case import Case  # noqa: E402
 from claimbench.cases.dredge import (  # noqa: E402
     CASES,
@@ -35,6 +35,7 @@ from claimbench.figures import matches  # noqa: E402
 from claimbench.ledger import Claim, Figure, claim_ids, load_claims  # noqa: E402
 from claimbench.record import Gate, Params, Value  # noqa: E402
 from claimbench.runtimes import load_runtime  # noqa: E402
+from claimbench.runtimes.torch_memory import peak_bytes  # noqa: E402
 from claimbench.verdict import Verdict  # noqa: E402
 from dredge.reference import original  # noqa: E402
 
@@ -224,7 +225,7 @@ def test_tensors_that_a_call_makes() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its allocator is asked")
 def test_most_bytes_at_once() -> None:
     x = torch.ones(1000)
-    assert counting.peak_bytes(lambda: ((x + 1) + 1) + 1) == pytest.approx(2 * 4000, rel=0.01)
+    assert peak_bytes(lambda: ((x + 1) + 1) + 1) == pytest.approx(2 * 4000, rel=0.01)
 
 
 def test_windows_by_hand() -> None:
@@ -285,13 +286,13 @@ def test_turns_are_taken_and_the_first_is_thrown_away() -> None:
         order.append(name)
         return float(len(order))
 
-    found = problem.in_turns({"a": lambda: turn("a"), "b": lambda: turn("b")}, 2)
+    found = turns.in_turns({"a": lambda: turn("a"), "b": lambda: turn("b")}, 2)
     assert "".join(order) == "baabba"
     assert found["a"].tolist() == [3, 6]
 
 
 def test_a_share_and_its_interval() -> None:
-    share, (low, high) = problem.share_saved(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0]))
+    share, (low, high) = turns.share_saved(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0]))
     assert (share, low, high) == pytest.approx((50, 50, 50))
 
 

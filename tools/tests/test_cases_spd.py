@@ -15,9 +15,9 @@ pytest.importorskip("spd")
 
 _THREADS = torch.get_num_threads()
 
-from claimbench import gate, worker  # noqa: E402
+from claimbench import gate, turns, worker  # noqa: E402
 from claimbench.case import SLOW_PROCESSES, Case, Workload  # noqa: E402
-from claimbench.cases.spd import CASES, adversary, counting, loading, paired, parts, priority, problem  # noqa: E402
+from claimbench.cases.spd import CASES, adversary, counting, loading, parts, priority, problem  # noqa: E402
 from claimbench.errors import CaseError  # noqa: E402
 from claimbench.evaluate import evaluate  # noqa: E402
 from claimbench.figures import matches  # noqa: E402
@@ -25,6 +25,7 @@ from claimbench.ledger import Claim, Figure, load_claims  # noqa: E402
 from claimbench.protocol import Job, parse_line  # noqa: E402
 from claimbench.record import Gate, Params, Samples, Value, Writer, parse_row  # noqa: E402
 from claimbench.runtimes import load_runtime  # noqa: E402
+from claimbench.runtimes.torch_memory import peak_bytes  # noqa: E402
 from claimbench.verdict import Verdict  # noqa: E402
 from spd.training import Trainer  # noqa: E402
 
@@ -207,7 +208,7 @@ def test_the_peak_of_a_call() -> None:
         del held[0]
         held.append(torch.empty(1 << 19, dtype=torch.uint8))
 
-    assert counting.peak_bytes(call) == pytest.approx(3 << 20, rel=0.01)
+    assert peak_bytes(call) == pytest.approx(3 << 20, rel=0.01)
 
 
 def test_the_kernel_keeps_a_hidden_layer_less() -> None:
@@ -264,16 +265,16 @@ def test_calls_take_turns_and_the_first_round_is_thrown_away() -> None:
         order.append(name)
         return float(len(order))
 
-    found = paired.in_turns({name: lambda at=name: call(at) for name in "abc"}, rounds=2)  # type: ignore[misc]
+    found = turns.in_turns({name: lambda at=name: call(at) for name in "abc"}, rounds=2)  # type: ignore[misc]
     assert "".join(order) == "cbaabccba"
     assert {name: values.tolist() for name, values in found.items()} == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
 
 
 def test_a_share_that_is_saved() -> None:
     before = np.array([1.0, 2.0, 4.0])
-    share, (low, high) = paired.share_saved(before, before / 4)
+    share, (low, high) = turns.share_saved(before, before / 4)
     assert (share, low, high) == pytest.approx((75, 75, 75))
-    share, (low, high) = paired.share_saved(before, before * np.array([0.5, 0.6, 0.7]))
+    share, (low, high) = turns.share_saved(before, before * np.array([0.5, 0.6, 0.7]))
     assert low < share < high
 
 

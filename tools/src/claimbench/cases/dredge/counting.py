@@ -1,4 +1,4 @@
-"""What a call allocates, and the most that it holds at once: counted, not timed."""
+"""What a call allocates: counted, not timed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Made", "made", "peak_bytes"]
+__all__ = ["Made", "made"]
 
 
 class Made(TorchDispatchMode):
@@ -49,29 +48,3 @@ def made(call: Callable[[], Any]) -> Made:
     with Made() as found:
         call()
     return found
-
-
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most bytes that a call had allocated at once beyond what there was before it, its result among them.
-
-    Args:
-        call: Called once to warm up, and once more.
-    """
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        base = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - base
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        kept = call()
-    del kept
-    found = recorded.profiler.kineto_results.events() if recorded.profiler else []  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in found if event.name() == "[memory]")
-    now = peak = 0
-    for _, size in changes:
-        now += size
-        peak = max(peak, now)
-    return peak

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from claimbench.case import Case, Counted, Tolerance, Workload
-from claimbench.cases.dredge.counting import peak_bytes
-from claimbench.cases.dredge.problem import default_device, interval_of, not_timed
+from claimbench.cases.dredge.problem import default_device, not_timed
 from claimbench.record import Params
+from claimbench.runtimes.torch_memory import peak_bytes
+from claimbench.turns import interval_of
 from dredge.quasimoto.data import generate_4d_data, generate_6d_data
 from dredge.reference.original import chained_4d, chained_6d, in_place_4d, in_place_6d
 

@@ -19,18 +19,10 @@ import torch
 from torch import nn
 
 from claimbench.case import Case, Counted, Lossy, Tolerance, Workload
-from claimbench.cases.dredge.problem import (
-    Requests,
-    default_device,
-    in_turns,
-    interval_of,
-    not_timed,
-    ratio_of,
-    seconds,
-    share_saved,
-)
+from claimbench.cases.dredge.problem import Requests, default_device, not_timed
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from claimbench.turns import in_turns, interval_of, ratio_of, seconds, share_saved
 from dredge.config import Settings
 from dredge.insights.ids import insight_id
 from dredge.insights.store import Store

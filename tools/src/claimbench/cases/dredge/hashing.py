@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from claimbench.case import Case, Counted, Workload
-from claimbench.cases.dredge.problem import Requests, in_turns, interval_of, not_timed, ratio_of
+from claimbench.cases.dredge.problem import Requests, not_timed
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from claimbench.turns import in_turns, interval_of, ratio_of
 from dredge.reference.original import hash_after, hash_before
 
 __all__ = ["CASES", "filled"]

@@ -21,9 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from claimbench.case import Case, Counted
-from claimbench.cases.dredge.problem import Requests, in_turns, interval_of, not_timed, seconds, share_saved
+from claimbench.cases.dredge.problem import Requests, not_timed
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from claimbench.turns import in_turns, interval_of, seconds, share_saved
 from dredge.bench.recall import measure_latency, measure_recall
 from dredge.config import DatabaseSettings, Settings
 from dredge.insights.ids import insight_id

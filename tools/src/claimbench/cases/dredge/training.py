@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from claimbench.case import Case, Counted, Lossy, Tolerance, Workload
-from claimbench.cases.dredge.counting import peak_bytes
-from claimbench.cases.dredge.problem import default_device, in_turns, not_timed, seconds, share_saved
+from claimbench.cases.dredge.problem import default_device, not_timed
 from claimbench.record import Params
+from claimbench.runtimes.torch_memory import peak_bytes
+from claimbench.turns import in_turns, seconds, share_saved
 from dredge.quasimoto.baselines import Siren
 from dredge.quasimoto.data import generate_data
 from dredge.quasimoto.ensembles import QuasimotoEnsemble

@@ -1,4 +1,4 @@
-"""What a call dispatches, keeps for its backward pass, and takes of memory at its peak: counted, not timed."""
+"""What a call dispatches and keeps for its backward pass: counted, not timed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Operations", "operations", "peak_bytes", "saved_bytes"]
+__all__ = ["Operations", "operations", "saved_bytes"]
 
 READS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal")
 """Operations that give a number to Python: on a GPU each waits for everything before it."""
@@ -85,28 +84,3 @@ def saved_bytes(call: Callable[[], Any]) -> int:
         result = call()
     del result
     return sum(storages.values())
-
-
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most bytes that a call had allocated at once beyond what there was before it.
-
-    Args:
-        call: Called once to warm up, and once more.
-    """
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        base = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - base
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    found = recorded.profiler.kineto_results.events() if recorded.profiler else []  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in found if event.name() == "[memory]")
-    now = peak = 0
-    for _, size in changes:
-        now += size
-        peak = max(peak, now)
-    return peak

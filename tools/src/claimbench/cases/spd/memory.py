@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from claimbench.case import Case, Counted, Workload
-from claimbench.cases.spd.counting import peak_bytes
 from claimbench.cases.spd.problem import (
     OFF,
     Started,
@@ -19,6 +18,7 @@ from claimbench.cases.spd.problem import (
     step_workload,
 )
 from claimbench.record import Params
+from claimbench.runtimes.torch_memory import peak_bytes
 from spd.config.perf import PerfConfig
 from spd.perf.memory import measure_peak
 from spd.reference import original

@@ -15,10 +15,10 @@ from scipy.stats import kendalltau
 
 from claimbench import statistics
 from claimbench.case import Case, Counted
-from claimbench.cases.spd.paired import in_turns, seconds
 from claimbench.cases.spd.problem import Started, inputs_of, not_timed, start
 from claimbench.cases.spd.writing import EVALUATIONS
 from claimbench.record import Params
+from claimbench.turns import in_turns, seconds
 from spd.config.perf import PerfConfig
 from spd.reference import original
 

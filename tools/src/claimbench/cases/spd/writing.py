@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from claimbench.case import Case, Counted, Workload
-from claimbench.cases.spd.paired import in_turns, seconds, share_saved
 from claimbench.cases.spd.problem import GATED, Prepared, Started, TaskName, inputs_of, not_timed, start
 from claimbench.record import Params
+from claimbench.turns import in_turns, seconds, share_saved
 from spd.background import Background
 from spd.checkpoint import save
 from spd.perf.memory import give_back_memory
