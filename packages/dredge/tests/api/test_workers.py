@@ -111,7 +111,13 @@ def test_bodies_are_read_whole_and_no_further(pair: Any) -> None:
     for count, expected in ((10, 200), (215, 413)):
         connection = served.connection()
         try:
-            connection.request("POST", "/lift", parts(count), {"Content-Type": "application/json"}, encode_chunked=True)
+            try:
+                connection.request(
+                    "POST", "/lift", parts(count), {"Content-Type": "application/json"}, encode_chunked=True
+                )
+            except (BrokenPipeError, ConnectionResetError):
+                # It may answer and close before the end was sent; the answer is there all the same.
+                assert expected == 413
             answer = connection.getresponse()
             assert (answer.status, json.loads(answer.read())["lifted" if expected == 200 else "code"]) == (
                 expected, True if expected == 200 else "body_too_large",
