@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
 __all__ = ["peak_bytes"]
 
 
@@ -17,6 +14,10 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     Args:
         call: Called once to warm up, and once more.
     """
+    # Here, so that the engine can be imported without a framework.
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
