@@ -157,6 +157,11 @@ class Visit:
             assert time.monotonic() < last, f"never came true: {expression}"
             self.page.wait_for_timeout(20)
 
+    def follow(self, target: Any) -> None:
+        """Clicks what leads to another page, and waits until that is there, its style too."""
+        with self.page.expect_navigation(wait_until="load"):
+            target.click()
+
     def path(self) -> str:
         """Where the tab is."""
         return str(self.page.url).removeprefix(self.address)
@@ -255,7 +260,7 @@ def test_pages_that_refuse_are_readable_too(browser: Any, site: Site, width: int
             assert visit.page.evaluate(AUDIT) == [], path
         visit.open("/")
         visit.page.fill("#text", "  \n ")
-        visit.page.click("button.main")
+        visit.follow(visit.page.locator("button.main"))
         assert visit.page.evaluate(AUDIT) == []
         assert visit.page.locator("#text").input_value() == "  \n "
         assert "can be seen" in visit.page.locator("#text-error").text_content()
@@ -266,7 +271,7 @@ def test_pages_that_refuse_are_readable_too(browser: Any, site: Site, width: int
         visit.open("/signals")
         visit.page.fill("#samples", "1 2\n2 x")
         visit.page.fill("#title", "kept")
-        visit.page.click("button.main")
+        visit.follow(visit.page.locator("button.main"))
         assert "line 2" in visit.page.locator("#samples-error").text_content()
         assert visit.page.locator("#title").input_value() == "kept"
         assert visit.page.evaluate(AUDIT) == []
@@ -279,7 +284,7 @@ def test_a_note_is_lifted_found_and_deleted(browser: Any, site: Site, width: int
         page = visit.page
         visit.open("/")
         page.fill("#text", text)
-        page.click("button.main")
+        visit.follow(page.locator("button.main"))
         assert page.locator("[role=status].told").text_content() == "Kept."
         identifier = page.locator("#id").text_content()
         assert visit.path().partition("?")[0] == f"/notes/{identifier}"
@@ -296,19 +301,19 @@ def test_a_note_is_lifted_found_and_deleted(browser: Any, site: Site, width: int
         assert first.locator(".title").text_content().startswith("Basalt columns")
         assert page.locator("meter").count() == page.locator("#results li").count()
         page.fill("#q", "basalt")
-        page.locator("#search button").click()
+        visit.follow(page.locator("#search button"))
         page.get_by_label("whole words").check()
         if script:
             visit.until("location.search.includes('mode=text')")
         else:
-            page.get_by_role("button", name="Apply").click()
+            visit.follow(page.get_by_role("button", name="Apply"))
         assert "mode=text" in page.url
         assert page.locator("mark").all_text_contents()[0] == "Basalt"
-        page.locator("#results li a").first.click()
-        page.get_by_role("link", name="Delete…").click()
-        page.get_by_role("link", name="Keep it").click()
-        page.get_by_role("link", name="Delete…").click()
-        page.get_by_role("button", name="Delete").click()
+        visit.follow(page.locator("#results li a").first)
+        visit.follow(page.get_by_role("link", name="Delete…"))
+        visit.follow(page.get_by_role("link", name="Keep it"))
+        visit.follow(page.get_by_role("link", name="Delete…"))
+        visit.follow(page.get_by_role("button", name="Delete"))
         assert page.locator("[role=status].told").text_content() == "Deleted."
         assert site.served.request("GET", f"/insights/{identifier}")[0] == 404
         visit.calm()
@@ -430,8 +435,7 @@ def test_a_signal_is_pasted_fitted_and_drawn(browser: Any, site: Site, width: in
         page.fill("#samples", "\n".join(f"{x}\t{y}" for x, y in chirp()[:: 1 if script else 2]))
         page.fill("#title", "A chirp")
         page.fill("#most", "3")
-        page.click("button.main")
-        page.wait_for_url("**/notes/*")
+        visit.follow(page.locator("button.main"))
         assert page.locator("h1").text_content() == "A chirp"
         assert page.locator("tbody tr").count() == 3
         # Even three packets explain four fifths of it.
@@ -567,7 +571,7 @@ def test_a_token_is_asked_for_and_opens_everything(browser: Any, serve: Callable
     with Visit(browser, address, http_credentials={"username": "anyone", "password": TOKEN}) as visit:
         assert visit.open("/") == 200
         visit.page.fill("#text", "kept with a token")
-        visit.page.click("button.main")
+        visit.follow(visit.page.locator("button.main"))
         assert visit.page.locator(".told").text_content() == "Kept."
         visit.open("/find")
         visit.page.fill("#q", "token")
