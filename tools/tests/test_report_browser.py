@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reports(evaluated: Any, shared_builder: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of one machine, and one of two."""
     evaluation, record = evaluated
