@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,18 @@ def test_what_was_stated_for_a_gpu_needs_one() -> None:
     assert needy == ["dredge.amp.speed", "dredge.amp.memory", "dredge.amp.accuracy", "dredge.future.distributed"]
 
 
+def test_how_the_authors_came_by_each_figure() -> None:
+    published = [claim for claim in CLAIMS.values() if not claim.ours]
+    found = {claim.id.removeprefix("dredge."): claim.source.provenance for claim in published}
+    stated = {
+        "hash.request", "hash.always", "clip.nan", "clip.stability", "clip.overhead", "datagen.time", "identical",
+        "tests",
+    }  # fmt: skip
+    assert {name for name, how in found.items() if how == "measured"} == {"hash.repeat"}
+    assert {name for name, how in found.items() if how == "stated"} == stated
+    assert set(found.values()) == {"measured", "stated", "expected"}
+
+
 # --- what is timed ----------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +180,11 @@ def test_a_stream_has_its_share_of_repeats_and_nothing_else_is_remembered(repeat
     after = original.hash_after.cache_info()
     original.hash_after.cache_clear()
     assert (after.hits - before.hits) / len(texts) == pytest.approx(repeats / 100, abs=0.01)
+
+
+def test_requests_have_each_share_of_repeats_at_each_length() -> None:
+    points = {(params["bytes"], params["repeats"]) for params in BY_ID["dredge.hash_request"].grid}
+    assert points == {(size, share) for size in (39, 100_000) for share in (0, 35, 70, 100)}
 
 
 def test_texts_have_their_size_and_differ() -> None:
@@ -243,6 +261,21 @@ def test_where_the_published_windows_leave_single_precision() -> None:
     assert found["gained", "after"] == -2
 
 
+def test_wide_windows_are_right_in_both_published_forms() -> None:
+    found = _values("dredge.envelope_range", sigma=100.0, most=15)
+    # (250.7)¹⁵ = 9.7·10³⁵ fits into float32, and its reciprocal too.
+    assert [found["right", name] for name in ("before", "after", "best")] == [15, 15, 15]
+    assert found["gained", "after"] == 0
+
+
+@pytest.mark.parametrize(("target", "size", "columns"), [("4D", 12, 3), ("6D", 5, 5)])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its allocator rounds up")
+def test_both_forms_of_the_targets_hold_as_much_at_their_peak(target: str, size: int, columns: int) -> None:
+    found = _values("dredge.datagen_memory", target=target, size=size)
+    # The coordinates, the product so far, and a factor with what it is made of or the next product.
+    assert found["peak", "before"] == found["peak", "after"] == columns + 3
+
+
 def test_both_forms_of_the_window_make_as_many_tensors() -> None:
     found = _values("dredge.envelope_memory", dims=3)
     assert found["tensors", "before"] == found["tensors", "after"]
@@ -267,7 +300,46 @@ def test_a_gradient_is_spoiled_in_one_step_only() -> None:
     assert norms == [1, 10, 1]
 
 
-def test_cleared_gradients() -> None:
+def test_an_infinite_gradient_is_no_nan_before_it_is_clipped() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    training._spoil(model, 0, math.inf)
+    model(torch.tensor([[2.0, 0.0]])).sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [[math.inf, 0]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its allocator rounds up")
+def test_the_peak_of_a_step_is_the_same_whatever_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _values("dredge.amp_memory", model="ensemble")
+    # As coded it is the same step: on a CPU the switch does nothing.
+    assert found["peak", "before"] == found["peak", "as_coded"]
+
+    def task(_name: str) -> Any:
+        return torch.nn.Linear(1000, 1, bias=False), (torch.ones(1, 1000),), torch.ones(1, 1)
+
+    monkeypatch.setattr(training, "_task", task)
+    found = _values("dredge.amp_memory", model="of 4000 bytes")
+    # Gradients, Adam's two moments, the second one's root, and what that is divided to: five times the weights.
+    assert found["peak", "before"] * 2**20 == pytest.approx(5 * 4000, rel=0.01)
+
+
+def test_gradients_that_are_cleared_are_held_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+
+    def clear(optimizer: torch.optim.Optimizer) -> None:
+        held = [weakref.ref(p.grad) for group in optimizer.param_groups for p in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
+        left.append(any(one() is not None for one in held))
+
+    monkeypatch.setattr(training, "CLEARINGS", 1)
+    monkeypatch.setattr(training, "zero_to_none", clear)
+    _values("dredge.zero_grad", model="ensemble")
+    assert left
+    assert not any(left)
+
+
+def test_cleared_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CLEARINGS", 1)
     found = _values("dredge.zero_grad", model="ensemble")
     assert (found["not_none", "before"], found["not_none", "after"]) == (130, 0)
 
@@ -311,10 +383,12 @@ def test_rows_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requests_to_lift(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "PART", 3)
     monkeypatch.setattr(service, "PARTS", 3)
+    monkeypatch.setenv("DREDGE_AUTH__TOKENS", '["that-only-this-machine-asks-for"]')
     assert _values("dredge.lift", kept=kept, bytes=39)["taken", "best"] > 0
 
 
-def test_a_real_server_under_load() -> None:
+def test_a_real_server_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DREDGE_LIMITS__RATE_PER_MINUTE", "1")
     found = _values("dredge.serve", seconds=1)
     assert (found["failed", "best"], found["refused", "best"], found["lost", "best"]) == (0, 0, 0)
     assert found["reads", "best"] > 0 < found["writes", "best"]
@@ -328,9 +402,11 @@ def test_searches_have_their_times() -> None:
 def test_shares_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [service.sentence(number) for number in range(40)]
     monkeypatch.setattr(service, "measure_recall", partial(service.measure_recall, texts=texts))
-    found = _values("dredge.recall", queries=20)
-    assert found["unedited", "hybrid"] == 100
-    assert found["against_better_part", "hybrid"] <= 0
+    rows = {(row.name, row.variant): row for row in BY_ID["dredge.recall"].values({"queries": 20})}  # type: ignore[misc]
+    assert rows["unedited", "hybrid"].value == 100
+    # Wilson's interval at 99 %, of a share of 1: from 1 / (1 + z² / n), z = 2.5758.
+    assert rows["unedited", "hybrid"].interval == pytest.approx((100 / (1 + 2.5758**2 / 20), 100), rel=1e-4)
+    assert rows["against_better_part", "hybrid"].value <= 0
 
 
 # --- fits -------------------------------------------------------------------------------------------------------------

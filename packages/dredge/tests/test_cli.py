@@ -1,15 +1,18 @@
 """The command as its users call it: in processes of their own where that matters, within this one elsewhere."""
 
+import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from dredge.cli import app, main
+from dredge.cli.output import print_facts
 from dredge.insights.store import Store
 
 
@@ -43,15 +46,26 @@ def test_a_note_is_kept_found_and_deleted(run) -> None:
     record = json.loads(run("get", kept, "--json")[0])
     assert (record["seen"], record["kind"], record["created"][-1]) == (2, "text", "Z")
     assert json.loads(run("stats", "--json")[0])["insights"] == 2
-    run("delete", kept)
+    assert run("get", kept[:12]) == run("get", kept)
+    assert "tuples" in run("similar", kept[:8].upper())[0]
+    assert "none has 'dfecc'" in run("get", kept[:5], code=2)[1]
+    assert run("delete", kept[:12])[1] == f"deleted {kept}\n"
     assert kept[:8] in run("get", kept, code=2)[1]
     assert run("search", "zzzz", "--mode", "text")[1] == "nothing found\n"
 
 
+def test_the_beginning_of_several_ids_is_refused(run, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "notes.db") as store:
+        for last in "01":
+            store.put_signal("ab" * 31 + "c" + last, f"signal {last}", {"x": 1})
+    assert "is of several. Give more digits" in run("get", "abababab", code=2)[1]
+    assert run("get", "ab" * 31 + "c1")[0] == "signal 1\n"
+
+
 def test_text_comes_from_standard_input(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nlines\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"two\r\nlines\n")))
     (kept,) = run("lift", "-")[0].split()
-    assert run("get", kept)[0] == "two\nlines\n"
+    assert run("get", kept)[0] == "two\r\nlines\n"
 
 
 def test_a_batch_keeps_what_can_be_kept(run, tmp_path: Path) -> None:
@@ -98,14 +112,35 @@ def test_upkeep(run, tmp_path: Path) -> None:
         (["stats", "--url", "ftp://x"], "begins with http"),
         (["stats", "--url", "http://127.0.0.1:9"], "Start it: dredge serve"),
         (["lift", "x", "--config", "no.toml"], "no.toml is not"),
+        (["health", "--url", "http://127.0.0.1:x"], "Start it: dredge serve"),
+        (["health", "--url", "http://[::1"], "Start it: dredge serve"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(run, arguments: list[str], message: str) -> None:
-    out, err = run(*arguments, code=2)
+    out, err = run(*arguments, code=2, db=arguments[0] != "health")
     assert out == ""
     assert message in err
     assert err.startswith("dredge: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["", "what?.db"])
+def test_a_path_that_is_none_opens_no_other_file(run, tmp_path: Path, path: str) -> None:
+    wanted = path and str(tmp_path / path)
+    assert "holds no '?'" in run("lift", "x", "--db", wanted, code=2, db=False)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_is_shown_as_it_is(run) -> None:
+    run("lift", "[bold]note[/bold] :warning: with \x1b[31m")
+    assert "[bold]note[/bold] :warning: with [31m" in run("search", "note")[0]
+
+
+def test_whole_numbers_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts("", {"counter": 1234567.0, "count": 1234567, "rate": 0.123456, "nothing": 0.0})
+    shown = capsys.readouterr().out
+    assert shown.count("1,234,567") == 2
+    assert "0.1235" in shown
 
 
 def test_settings_are_written_shown_and_read(run, tmp_path: Path) -> None:
@@ -123,30 +158,55 @@ def test_settings_are_written_shown_and_read(run, tmp_path: Path) -> None:
     assert run("config", "path", db=False)[0].strip().endswith("dredge/config.toml")
 
 
+def test_settings_are_shown_as_toml_without_what_is_secret(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DREDGE_DATABASE__URL", "postgresql://me:a-secret@host:5432/notes")
+    monkeypatch.setenv("DREDGE_SERVER__HOST", '😀 "\\ \x7f')
+    shown = run("config", "show", db=False)[0]
+    values = tomllib.loads(shown)
+    assert values == json.loads(run("config", "show", "--json", db=False)[0])
+    assert values["server"]["host"] == '😀 "\\ \x7f'
+    assert values["database"]["url"] == "postgresql://me:…@host:5432/notes"
+    assert "a-secret" not in shown
+
+
 def test_every_command_has_a_help_with_examples(run) -> None:
-    names = [command.name for command in app.registered_commands]
-    assert {"serve", "mcp", "lift", "batch", "search", "similar", "export", "stats", "health"} <= set(names)
-    for name in names:
-        assert "Examples:" in run(name, "--help", db=False)[0]
+    names = {command.name for command in app.registered_commands}
+    groups = {group.typer_instance.info.name: group.typer_instance for group in app.registered_groups}
+    wanted = "serve mcp lift batch search similar export stats fit compress bench health config"
+    assert set(wanted.split()) <= names | set(groups)
+    lines = [[name] for name in names]
+    for group, inner in groups.items():
+        lines += [[group, command.name or command.callback.__name__] for command in inner.registered_commands]
+    for line in lines:
+        assert "Examples:" in run(*line, "--help", db=False)[0]
 
 
 _LOADED = """
 import sys
-from dredge.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as end:
-    assert not end.code, end.code
 heavy = {"torch", "flask", "mcp", "granian", "matplotlib", "scipy"}
-print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+
+def loaded():
+    return sorted(heavy & {name.split(".")[0] for name in sys.modules})
+
+from dredge.cli import main
+for arguments in (["lift", "a quick note"], ["search", "note"], ["similar", sys.argv[1]], ["stats"], ["--version"]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+    print("loaded by", arguments[0], loaded())
+import dredge.mcp_server
+print("loaded by tools", loaded())
+import dredge.server
+print("loaded by service", loaded())
 """
 
 
-@pytest.mark.parametrize("arguments", [["lift", "a quick note"], ["search", "note"], ["--version"], ["stats"]])
-def test_keeping_and_finding_load_no_framework(tmp_path: Path, arguments: list[str]) -> None:
-    line = [sys.executable, "-c", _LOADED, *arguments]
+def test_no_framework_is_loaded_that_is_not_needed(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", _LOADED, hashlib.sha256(b"a quick note").hexdigest()]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
-    if arguments[0] == "search":
-        subprocess.run([*line[:3], "lift", "a note"], check=True, env=environment, capture_output=True)
     done = subprocess.run(line, check=True, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    told = [line.removeprefix("loaded by ") for line in done.stdout.splitlines() if line.startswith("loaded by ")]
+    assert told == [
+        "lift []", "search []", "similar []", "stats []", "--version []", "tools []", "service ['flask']",
+    ]  # fmt: skip

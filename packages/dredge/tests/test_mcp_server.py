@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ import pytest
 
 from dredge.config import Settings
 from dredge.errors import ConfigError
+from dredge.insights.encoders import HashedNgramEncoder, register_encoder
 from dredge.insights.store import Store
 from dredge.mcp_server import make_mcp_server, run_mcp_server
 
@@ -47,7 +49,7 @@ def test_all_tools_within_the_process(tmp_path: Path) -> None:
     from mcp import Client
 
     async def talk() -> None:
-        settings = _settings(tmp_path, limits={"batch_items": 3, "text_bytes": 200})
+        settings = _settings(tmp_path, limits={"batch_items": 3, "text_bytes": 200, "query_chars": 50})
         with Store.open(settings.database) as store:
             async with Client(make_mcp_server(settings, store)) as client:
                 assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
@@ -68,9 +70,93 @@ def test_all_tools_within_the_process(tmp_path: Path) -> None:
                 assert "can be seen" in await _refusal(client, "lift", text="\n")
                 assert "1 to 3 texts; got 4" in await _refusal(client, "lift_batch", texts=["a"] * 4)
                 assert await _refusal(client, "recall", query="x", limit=0)
+                assert "at most 50 characters; got 51" in await _refusal(client, "recall", query="x" * 51)
             assert store.count() == 2
 
     anyio.run(talk)
+
+
+def test_the_encoder_is_that_of_the_settings(tmp_path: Path) -> None:
+    from mcp import Client
+
+    class Other(HashedNgramEncoder):
+        version = "other-for-tools"
+
+    register_encoder(Other.version, Other)
+
+    async def talk() -> None:
+        async with Client(make_mcp_server(_settings(tmp_path, search={"encoder": Other.version}))) as client:
+            await _answer(client, "lift", text="kept with another encoder")
+
+    anyio.run(talk)
+    with Store.open(tmp_path / "notes.db") as store:
+        assert store.page(limit=1).items[0].encoder == Other.version
+
+
+@pytest.mark.parametrize(
+    "document", [{"packets": 5}, {"packets": [1], "residual": [2]}, {"residual": {"rms": "x"}}, {}]
+)
+def test_a_foreign_document_is_read_without_what_it_lacks(tmp_path: Path, document: dict[str, Any]) -> None:
+    from mcp import Client
+
+    async def talk() -> None:
+        with Store.open(tmp_path / "notes.db") as store:
+            store.put_signal("a" * 64, "from elsewhere", document)
+            async with Client(make_mcp_server(_settings(tmp_path), store)) as client:
+                record = await _answer(client, "get", id="a" * 64)
+        assert (record["kind"], record["packets"]) == ("signal", None)
+        assert not record["residual"]
+
+    anyio.run(talk)
+
+
+def test_a_title_is_looked_at_before_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcp import Client
+
+    def fitted(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was fitted")
+
+    monkeypatch.setattr("dredge.signals.lift_signal", fitted)
+
+    async def talk() -> None:
+        with Store.open(tmp_path / "notes.db") as store:
+            async with Client(make_mcp_server(_settings(tmp_path), store)) as client:
+                for title, told in (("x" * 201, "at most 200 characters"), ("a\0b", "U+0000"), (" ", "can be seen")):
+                    found = await _refusal(client, "fit_signal", coords=[0, 1], values=[0, 1], title=title)
+                    assert told in found
+
+    anyio.run(talk)
+
+
+def test_one_signal_is_fitted_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcp import Client
+
+    running: list[int] = []
+    together: list[int] = []
+
+    def fitted(*_: Any, title: str, **__: Any) -> Any:
+        running.append(1)
+        time.sleep(0.05)
+        together.append(len(running))
+        running.pop()
+        return SimpleNamespace(id=title * 64, text=title, document={})
+
+    monkeypatch.setattr("dredge.signals.lift_signal", fitted)
+
+    async def talk() -> None:
+        with Store.open(tmp_path / "notes.db") as store:
+            async with (
+                Client(make_mcp_server(_settings(tmp_path), store)) as client,
+                anyio.create_task_group() as group,
+            ):
+                for title in "abc":
+                    group.start_soon(
+                        lambda title=title: _answer(client, "fit_signal", coords=[0], values=[0], title=title)
+                    )
+            assert store.count() == 3
+
+    anyio.run(talk)
+    assert together == [1, 1, 1]
 
 
 @pytest.mark.needs_extra("torch")
@@ -122,11 +208,14 @@ def _served(folder: Path, **environment: str) -> Iterator[str]:
     command = [sys.executable, "-m", "dredge", "mcp", "--transport", "http", "--port", str(port), "--db"]
     server = subprocess.Popen([*command, str(folder / "notes.db")], env={**os.environ, **environment})
     try:
-        for _ in range(300):
+        for _ in range(1200):
+            assert server.poll() is None, "the server ended"
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            time.sleep(0.1)
+            time.sleep(0.05)
+        else:
+            pytest.fail("waited for a server in vain")
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
         server.terminate()
@@ -147,7 +236,8 @@ def test_over_http_two_clients_share_a_store(tmp_path: Path) -> None:
 
 def test_over_http_tokens_hold(tmp_path: Path) -> None:
     token = "a-token-of-enough-characters"
-    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
     accept = {"Accept": "application/json, text/event-stream"}
     with _served(tmp_path, DREDGE_AUTH__TOKENS=json.dumps([token])) as url:
         refused = httpx.post(url, json=call, headers=accept)
@@ -155,7 +245,9 @@ def test_over_http_tokens_hold(tmp_path: Path) -> None:
         let_in = httpx.post(url, json=call, headers={**accept, "Authorization": f"Bearer {token}"})
     assert (refused.status_code, wrong.status_code) == (401, 401)
     assert "token" in refused.json()["error"]
-    assert let_in.status_code != 401
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+    assert let_in.status_code == 200
+    assert '"serverInfo"' in let_in.text
 
 
 def test_it_is_not_open_to_others_without_tokens(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dredge.quasimoto_extended_benchmark import (
     train_model_4d,
     train_model_6d,
 )
-from dredge.reference.original import chained_4d, in_place_4d
+from dredge.reference.original import chained_4d, chained_6d, in_place_4d, in_place_6d
 from dredge.server import _compute_insight_hash
 
 pytestmark = pytest.mark.needs_extra("torch")
@@ -56,27 +56,50 @@ class _Allocations(TorchDispatchMode):
         return found
 
 
-def _allocations(make: Any) -> int:
-    with _Allocations(20**3) as mode:
-        make(20)
+def _allocations(make: Any, grid_size: int, dims: int) -> int:
+    with _Allocations(grid_size**dims) as mode:
+        make(grid_size)
     return mode.count
 
 
-def test_data_is_made_with_fewer_tensors_of_the_size_of_the_grid() -> None:
-    chained, in_place, ours = (_allocations(make) for make in (chained_4d, in_place_4d, generate_4d_data))
-    assert in_place < chained
-    # Three coordinates, the times, one product on the way and the values.
-    assert ours <= 6 < in_place
+@pytest.mark.parametrize(
+    ("chained", "in_place", "ours", "grid_size", "dims"),
+    [(chained_4d, in_place_4d, generate_4d_data, 20, 3), (chained_6d, in_place_6d, generate_6d_data, 8, 5)],
+)
+def test_data_is_made_with_fewer_tensors_of_the_size_of_the_grid(
+    chained: Any, in_place: Any, ours: Any, grid_size: int, dims: int
+) -> None:
+    before, after, now = (_allocations(make, grid_size, dims) for make in (chained, in_place, ours))
+    assert after < before
+    # The coordinates, the times, one product on the way and the values.
+    assert now <= dims + 3 < after
 
 
-def test_gradients_are_none_after_clearing() -> None:
-    model = QuasimotoEnsemble(2)
-    x, t, y = generate_data()
-    optimizer = torch.optim.Adam(model.parameters())
-    (model(x.squeeze(), t.squeeze()) - y).square().mean().backward()
-    assert all(p.grad is not None for p in model.parameters())
-    optimizer.zero_grad(set_to_none=True)
-    assert all(p.grad is None for p in model.parameters())
+def _watched(model: torch.nn.Module) -> list[bool]:
+    """Notes at each call of a model whether all its gradients are None."""
+    seen: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(all(p.grad is None for p in model.parameters())))
+    return seen
+
+
+def test_gradients_are_none_when_a_step_begins() -> None:
+    models = [QuasimotoEnsemble(2), QuasimotoEnsemble4D(2), QuasimotoEnsemble6D(2)]
+    seen = [_watched(model) for model in models]
+    train_model("1d", models[0], *generate_data(), epochs=3, verbose=False)
+    train_model_4d("4d", models[1], *generate_4d_data(4), epochs=3)
+    train_model_6d("6d", models[2], *generate_6d_data(3), epochs=3)
+    assert seen == [[True] * 3] * 3
+    # The last step leaves them: that they are None before is what clearing did.
+    assert all(p.grad is not None for model in models for p in model.parameters())
+
+
+def test_clipping_keeps_losses_finite_where_a_gradient_is_not() -> None:
+    model = QuasimotoInterferenceBasis(1, 4)
+    spoilt = iter([1.0, float("inf"), 1.0, 1.0, 1.0])
+    model.head.weight.register_hook(lambda gradient, own=spoilt: gradient * next(own))
+    _, losses = train_model("spoilt", model, *generate_data(), epochs=5, verbose=False, grad_clip=1.0)
+    assert torch.tensor(losses).isfinite().all()
+    assert losses[1] == losses[2] > losses[4]
 
 
 @pytest.mark.parametrize("grad_clip", [None, 1.0])

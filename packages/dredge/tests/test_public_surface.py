@@ -37,6 +37,7 @@ SURFACE: dict[str, str] = {
     "dredge.api.search": "searching",
     "dredge.api.services": "EXTENSION REQUEST_ID Services request_id services",
     "dredge.api.signal_documents": "PacketRow SignalDocument read_document",
+    "dredge.api.signal_fits": "kept_signal",
     "dredge.api.signal_forms": "ACCEPTED pasted_samples uploaded_samples",
     "dredge.api.signals": "signalling",
     "dredge.bench": "",
@@ -52,7 +53,7 @@ SURFACE: dict[str, str] = {
     "dredge.cli.client": "counters health_of",
     "dredge.cli.configuring": "app",
     "dredge.cli.notes": "backup batch delete export get import_ lift opened reindex search similar stats",
-    "dredge.cli.options": "AsJson ConfigFile DatabaseUrl Limit settings_of",
+    "dredge.cli.options": "AsJson ConfigFile DatabaseUrl Limit Token settings_of",
     "dredge.cli.output": "insight_values print_facts print_hits print_json print_table say",
     "dredge.cli.serving": "health mcp openapi serve",
     "dredge.cli.waves": "compress fit",
@@ -80,7 +81,7 @@ SURFACE: dict[str, str] = {
     "dredge.insights.migrations": "",
     "dredge.insights.putting": "put_signal put_text put_texts",
     "dredge.insights.reading": (
-        "Page StoreStats count_of insight_of insights_with microseconds moment page_of selected stats_of"
+        "Page StoreStats count_of ids_between insight_of insights_with microseconds moment page_of selected stats_of"
     ),
     "dredge.insights.records": "Hit Insight Kind Stored",
     "dredge.insights.rows": (
@@ -93,7 +94,7 @@ SURFACE: dict[str, str] = {
     "dredge.insights.vectors": "Snapshot VectorIndex cosines quantised",
     "dredge.logs": "Logger described_exception make_logger standard_logging",
     "dredge.mcp_server": "Batch BatchItem Found Kept Record make_mcp_server run_mcp_server",
-    "dredge.metrics": "CONTENT_TYPE Metrics share_between_processes",
+    "dredge.metrics": "CONTENT_TYPE Metrics share_between_processes shared_folder",
     "dredge.quasimoto": "",
     "dredge.quasimoto.baselines": "BASELINES Finer FourierFeatures MultiplicativeFilters Siren Wire baseline",
     "dredge.quasimoto.compress": "Compression compressed dequantised quantised",

@@ -1,7 +1,9 @@
 """The service in one process, as a client of the original and a client of today see it."""
 
 import hashlib
+import io
 import json
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ import dredge.server
 from dredge.api.ids_cache import CACHED_BYTES
 from dredge.config import Settings
 from dredge.errors import ConfigError
+from dredge.insights.encoders import HashedNgramEncoder, register_encoder
 from dredge.insights.store import Store
+from dredge.logs import make_logger
 from dredge.server import _compute_insight_hash, create_app, run_server
 
 TEXT = "Gravity waves — größer als 1 µm"
@@ -176,6 +180,22 @@ def test_reindexing_tells_how_many_and_with_what(client: FlaskClient) -> None:
     assert answer.json == {"reindexed": 0, "encoder": "hashed-ngrams-v1"}
 
 
+def test_another_encoder_finds_nothing_until_all_is_encoded_anew(client: FlaskClient, store: Store) -> None:
+    class Other(HashedNgramEncoder):
+        version = "other-for-reindexing"
+
+    register_encoder(Other.version, Other)
+    client.post("/lift", json={"insight_text": "gravity waves"})
+    with Store.open(store.database.path, encoder=Other()) as opened:
+        settings = Settings(log={"level": "ERROR"}, search={"encoder": Other.version})
+        other = create_app(settings, opened).test_client()
+        assert other.get("/search?q=gravity&mode=vector").json["hits"] == []
+        assert other.post("/reindex").json == {"reindexed": 1, "encoder": Other.version}
+        (hit,) = other.get("/search?q=gravity&mode=vector").json["hits"]
+        assert (hit["insight"]["text"], hit["insight"]["encoder"]) == ("gravity waves", Other.version)
+        assert other.post("/reindex").json["reindexed"] == 0
+
+
 def test_one_reindexing_runs_at_a_time(client: FlaskClient) -> None:
     own = client.application.extensions["dredge"]
     with own.reindexing:
@@ -282,6 +302,66 @@ def test_other_backends_serve_the_same_application(tmp_path: Path, monkeypatch: 
         assert app.test_client().get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("backend", ["waitress", "flask"])
+def test_backends_of_one_process_end_in_good_order_at_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    ended: list[str] = []
+
+    def serve(*_: Any, **__: Any) -> None:
+        # As both of them do: what is in progress is finished after an interrupt, and after nothing else.
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            ended.append("not at all")
+        except KeyboardInterrupt:
+            ended.append("in good order")
+
+    waitress = ModuleType("waitress")
+    waitress.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "waitress", waitress)
+    monkeypatch.setattr(Flask, "run", serve)
+    monkeypatch.setattr("logging.config.dictConfig", lambda configuration: None)
+    settings = Settings(
+        database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"port": 0, "backend": backend},
+        log={"level": "ERROR"},
+    )  # fmt: skip
+    # So that the tests themselves are not ended where it is not caught.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        run_server(settings)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == ["in good order"]
+
+
+@pytest.mark.parametrize("backend", ["waitress", "flask"])
+def test_backends_of_one_process_refuse_more(tmp_path: Path, backend: str) -> None:
+    settings = Settings(
+        database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"port": 0, "backend": backend, "workers": 2}
+    )
+    with pytest.raises(ConfigError, match=f"{backend} has one process; got 2 workers"):
+        run_server(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "tokens", "warned"), [("127.0.0.1", (), 0), ("0.0.0.0", (), 1), ("0.0.0.0", ("t" * 16,), 0)]
+)
+def test_a_service_that_is_open_to_all_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, tokens: tuple[str, ...], warned: int
+) -> None:
+    lines = io.StringIO()
+    monkeypatch.setattr("dredge.server.make_logger", lambda settings: make_logger(settings, lines))
+    monkeypatch.setitem(dredge.server._BACKENDS, "granian", lambda settings: None)
+    settings = Settings(
+        database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"host": host, "port": 0}, auth={"tokens": tokens},
+        log={"format": "json"},
+    )  # fmt: skip
+    run_server(settings)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [line["level"] for line in told] == ["warning"] * warned + ["info"]
+
+
 def test_a_backend_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "waitress", None)
     settings = Settings(
@@ -291,6 +371,31 @@ def test_a_backend_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     )
     with pytest.raises(ConfigError, match="needs the package waitress"):
         run_server(settings)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_host_may_be_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    given: list[str] = []
+
+    class Granian:
+        def __init__(self, *_: Any, address: str, **__: Any) -> None:
+            given.append(address)
+
+        def serve(self, **_: Any) -> None:
+            pass
+
+    monkeypatch.setattr("granian.Granian", Granian)
+    run_server(
+        Settings(
+            database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"host": host, "port": 0}, log={"level": "ERROR"}
+        )
+    )
+    assert given == ["127.0.0.1"]
+
+
+def test_a_host_that_is_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="an address or a name; got none"):
+        run_server(Settings(database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"host": "", "port": 0}))
 
 
 def test_settings_may_be_given_for_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

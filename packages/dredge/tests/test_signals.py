@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dredge import signals
 from dredge.config import LimitSettings
 from dredge.errors import MissingExtraError, SignalError
 from dredge.signals import lift_signal, samples_of, signal_id
@@ -120,10 +119,39 @@ def test_pictures_have_two_axes_and_long_signals_are_thinned() -> None:
 
 
 @extra
+@pytest.mark.parametrize("size", [1e-170, 1e-30, 5e39])
+def test_values_of_any_size_are_lifted_to_the_same_packets(size: float) -> None:
+    x, y = two_packets(150)
+    plain, scaled = lift_signal(x, y, max_packets=2), lift_signal(x, size * y, max_packets=2)
+    json.dumps(scaled.document, allow_nan=False)
+    assert scaled.residual == pytest.approx(size * plain.residual, rel=1e-3, abs=0)
+    for a, b in zip(plain.packets, scaled.packets, strict=True):
+        assert b["frequency"] == pytest.approx(a["frequency"], rel=1e-3)
+        assert b["amplitude"] == pytest.approx(size * a["amplitude"], rel=1e-3, abs=0)
+
+
+@extra
+def test_the_largest_coordinates_have_a_finite_energy() -> None:
+    axes = [np.linspace(-1e40, 1e40, 3)] * 5
+    coords = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
+    lifted = lift_signal(coords, 1e40 * np.cos(1e-40 * coords @ np.arange(1, 6)), max_packets=1)
+    json.dumps(lifted.document, allow_nan=False)
+    assert lifted.packets[0]["energy"] > 0
+
+
+@extra
+def test_two_places_are_enough() -> None:
+    lifted = lift_signal([0, 0, 1, 1], [0, 1, 2, 3])
+    # Through the means of each place, 0.5 and 2.5.
+    assert lifted.document["residual"]["explained"] == pytest.approx(0.8, abs=1e-3)
+
+
+@extra
 def test_time_and_packets_are_bounded() -> None:
     random = np.random.default_rng(0)
     x, y = np.arange(200.0), random.normal(size=200)
     assert 1 <= len(lift_signal(x, y, seconds=1e-6).packets) <= 2
+    assert 1 <= len(lift_signal(x, y, seconds=100, limits=LimitSettings(fit_seconds=1e-6)).packets) <= 2
     assert len(lift_signal(x, y, max_packets=3).packets) <= 3
     with pytest.raises(SignalError, match=r"at most 100 samples; got 200\. Keep one of every 2"):
         lift_signal(x, y, limits=LimitSettings(signal_points=100))
@@ -171,10 +199,15 @@ def test_an_id_is_of_the_numbers() -> None:
         ([[0, 1], [2], [3], [4]], [0, 1, 2, 3], "rows of equal length"),
         (["a", "b", "c", "d"], [0, 1, 2, 3], "numbers"),
         ([True, False, True, False], [0, 1, 2, 3], "numbers"),
-        ([0, 1, 2, None], [0, 1, 2, 3], "finite|numbers"),
+        ([0, 1, 2, None], [0, 1, 2, 3], "numbers.*NoneType"),
         ([0, 1, 2, 3], [0, 1, 2, 10**400], "numbers"),
-        ([0, 1, 2, 3], [0, 1, 2, 1e300], "±1e100"),
-        ([0, 1e-200, 2e-200, 3e-200], [0, 1, 2, 3], "±1e100"),
+        ([0, 1, 2, 3], [0, 1, 2, 1e300], "±1e40; the largest is 1e\\+300"),
+        ([-1.7e308, 1.7e308, 0, 1], [0, 1, 2, 3], "±1e40; the largest is 1.7e\\+308"),
+        ([0, 1e-200, 2e-200, 3e-200], [0, 1, 2, 3], "at least 1e-40 long; axis 0 is 3e-200"),
+        ([0, 1, 2, 3], ["1", 2, 3, 10**30], "numbers.*type str"),
+        ([0, 1, 2, 3], [True, 2, 3, 10**30], "numbers.*type bool"),
+        ([0, 1, 2, 3], [0, 1, 2, 3j], "numbers.*complex"),
+        ([0, 1, 2, 3], np.ma.array([1.0, 2, 3, 4], mask=[0, 1, 0, 0]), "every value is a finite number; 1 are not"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(coords: Any, values: Any, message: str) -> None:
@@ -205,4 +238,3 @@ def test_the_module_and_ids_load_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
-    assert signals.FEWEST == 4

@@ -114,7 +114,7 @@ class Counted:
         variant: The variant that it belongs to, where it belongs to one.
         unit: Its unit.
         detail: What was looked at, in words.
-        interval: Ends of its 95 % interval, for a mean over seeds; None where the number is exact.
+        interval: Ends of its 99 % interval, for a mean over seeds or rounds; None where the number is exact.
     """
 
     name: str

@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     field_validator,
@@ -55,14 +54,15 @@ class DatabaseSettings(_Section):
     Args:
         url: of SQLAlchemy; empty = SQLite in the user's folder of data.
         synchronous: FULL survives a loss of power; NORMAL survives a killed process, and may lose the last
-            transactions with the power. SQLite only.
+            transactions with the power. On PostgreSQL, FULL turns `synchronous_commit` on where it is off, and NORMAL
+            leaves it.
         busy_timeout_ms: how long a writer waits for another.
         pool_size: connections that a process keeps. PostgreSQL only.
     """
 
     url: str = ""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
-    busy_timeout_ms: PositiveInt = 10_000
+    busy_timeout_ms: Annotated[int, Field(gt=0, le=2**31 - 1)] = 10_000
     pool_size: PositiveInt = 8
 
     @property
@@ -76,6 +76,9 @@ class ServerSettings(_Section):
 
     Args:
         host: address to listen on. Anything but loopback should have tokens.
+        hosts: names by which clients reach it without a token, such as that of a proxy before it; addresses,
+            localhost and `host` always do. A name that is not known is refused, because a page of another site may
+            have made its own name lead here.
         port: to listen on; 0 = any free one.
         workers: processes.
         threads: of each process.
@@ -84,6 +87,7 @@ class ServerSettings(_Section):
     """
 
     host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ()
     port: Annotated[int, Field(ge=0, le=65535)] = 3001
     workers: PositiveInt = 1
     threads: PositiveInt = 4
@@ -116,7 +120,7 @@ class LimitSettings(_Section):
     page_items: PositiveInt = 200
     query_chars: PositiveInt = 1000
     signal_points: PositiveInt = 20_000
-    fit_seconds: PositiveFloat = 20.0
+    fit_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     rate_per_minute: NonNegativeInt = 0
     rate_burst: PositiveInt = 60
 

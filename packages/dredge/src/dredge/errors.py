@@ -12,7 +12,8 @@
     ├── ArchiveError       (ValueError)    lines or files that are damaged or foreign
     ├── ModelError         (ValueError)    waves, packets or training that cannot be built or run
     ├── DivergenceError    (RuntimeError)  a fit whose loss is not finite
-    └── MissingExtraError  (ImportError)   an optional dependency is not installed
+    ├── MissingExtraError  (ImportError)   an optional dependency is not installed
+    └── RefusedError       (dredge.api)    a request that is refused; it never leaves the service
 
 A message says the rule, the value that came, and what to do about it.
 """

@@ -5,6 +5,7 @@ the old one or the new one.
 """
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         write(temporary)
         with temporary.open("rb") as file:

@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -32,7 +33,7 @@ def make_logger(settings: LogSettings, stream: io.TextIOBase | None = None) -> L
 
     Args:
         settings: level and format.
-        stream: where lines go; None = standard error.
+        stream: where lines go; None = standard error. A line that it does not take is lost.
 
     Returns:
         The logger.
@@ -42,10 +43,11 @@ def make_logger(settings: LogSettings, stream: io.TextIOBase | None = None) -> L
     >>> sorted(json.loads(lines.getvalue()))
     ['event', 'level', 'port', 'timestamp']
     """
-    lines: Any = stream or sys.stderr
+    taken = stream or sys.stderr
+    lines: Any = _Patient(taken)
     return structlog.wrap_logger(
         structlog.WriteLogger(lines),
-        processors=[*_shared(), _renderer(settings, lines.isatty())],
+        processors=[*_shared(), _renderer(settings, taken.isatty())],
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
         cache_logger_on_first_use=True,
     ).bind()
@@ -79,7 +81,8 @@ def standard_logging(settings: LogSettings) -> dict[str, Any]:
             "stderr": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"},
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {"_granian": dict(quiet), "granian.access": dict(quiet)},
+        # werkzeug's lines of requests would hold queries; the service writes its own.
+        "loggers": {"_granian": dict(quiet), "granian.access": dict(quiet), "werkzeug": {"level": "WARNING"}},
     }
 
 
@@ -104,6 +107,21 @@ def described_exception(error: BaseException, *, whole: bool = False) -> dict[st
     if cause is not None:
         said["cause"] = described_exception(cause, whole=whole)
     return said
+
+
+class _Patient:
+    """A stream that may fail: a full disk, or a reader that has gone, is no reason to answer no request."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _shared() -> list[Processor]:

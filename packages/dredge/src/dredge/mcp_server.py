@@ -15,16 +15,19 @@ Over standard input and output for a client on this machine, or over streamable 
 bearer tokens hold as they do for the service.
 """
 
+import atexit
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
 from dredge import __version__
 from dredge.config import Settings, load_settings
-from dredge.errors import ConfigError, DredgeError, InsightError, needed
+from dredge.errors import ConfigError, DredgeError, InsightError, QueryError, SignalError, needed
+from dredge.insights.encoders import encoder_named
 from dredge.insights.ids import check_text
 from dredge.insights.records import Hit, Insight, Stored
 from dredge.insights.search import Searcher
@@ -40,6 +43,7 @@ _INSTRUCTIONS = (
     "words, misspelt or not. The id of a text is its SHA-256, so that the same text is kept once."
 )
 
+_TITLE = 200
 _R = TypeVar("_R")
 _Scope = MutableMapping[str, Any]
 _App = Callable[[_Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -100,7 +104,7 @@ class Record(BaseModel):
         kind: what was lifted.
         created: when it was first lifted.
         seen: how often it was lifted.
-        packets: of a signal, the strongest first.
+        packets: of a signal, the strongest first; None where an archive brought none.
         residual: of a signal, how far its packets are from its samples.
     """
 
@@ -132,13 +136,14 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
 
     Args:
         settings: all of them; None = from the environment and the user's file.
-        store: where insights are kept; None = opened by the settings.
+        store: where insights are kept; None = opened by the settings, and closed when the process ends.
 
     Returns:
         The server, to be run or to be connected to within the process.
 
     Raises:
         MissingExtraError: the SDK is not installed.
+        ConfigError: settings that cannot be used.
         StoreError: a database that cannot be used.
     """
     needed("mcp.server.mcpserver", "mcp", "an MCP server")
@@ -146,8 +151,13 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
     from mcp.server.mcpserver.exceptions import ToolError
 
     settings = settings or load_settings()
-    opened = store or Store.open(settings.database)
+    if store is None:
+        store = _open_store(settings)
+        atexit.register(store.close)
+    opened = store
     searcher, limits = Searcher(opened, settings.search), settings.limits
+    # The SDK runs each call in a thread of its own; several fits at once would only take longer.
+    fitting = Lock()
     server = MCPServer("dredge", version=__version__, instructions=_INSTRUCTIONS, log_level=settings.log.level)
 
     def told(work: Callable[[], _R]) -> _R:
@@ -170,12 +180,13 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
     @server.tool()
     def recall(query: str, limit: int = 10, mode: Literal["hybrid", "text", "vector"] = "hybrid") -> list[Found]:
         """Find what was kept, the best first. Misspelt words are found too."""
-        return told(lambda: _found(searcher.search(query, limit=_page(limit, limits.page_items), mode=mode)))
+        most = min(limit, limits.page_items)
+        return told(lambda: _found(searcher.search(_asked(query, limits.query_chars), limit=most, mode=mode)))
 
     @server.tool()
     def similar(id: str, limit: int = 10) -> list[Found]:
         """Find records that are near to the one with this id."""
-        return told(lambda: _found(searcher.similar(id, _page(limit, limits.page_items))))
+        return told(lambda: _found(searcher.similar(id, min(limit, limits.page_items))))
 
     @server.tool()
     def get(id: str) -> Record:
@@ -194,7 +205,9 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
         def work() -> Kept:
             from dredge.signals import lift_signal
 
-            lifted = lift_signal(coords, values, title=title, max_packets=max_packets, limits=limits)
+            named = _titled(title)
+            with fitting:
+                lifted = lift_signal(coords, values, title=named, max_packets=max_packets, limits=limits)
             return _kept(opened.put_signal(lifted.id, lifted.text, lifted.document))
 
         return told(work)
@@ -219,7 +232,7 @@ def run_mcp_server(
 
     Raises:
         MissingExtraError: the SDK is not installed.
-        ConfigError: an address other than loopback without tokens.
+        ConfigError: settings that cannot be used, or an address other than loopback without tokens.
         StoreError: a database that cannot be used.
     """
     needed("mcp.server.mcpserver", "mcp", "an MCP server")
@@ -229,7 +242,7 @@ def run_mcp_server(
             f"tools that write are open beyond this machine only with tokens; got host {host!r} and none. "
             "Set auth.tokens, or listen on 127.0.0.1."
         )
-    with Store.open(settings.database) as store:
+    with _open_store(settings) as store:
         server = make_mcp_server(settings, store)
         if transport == "stdio":
             server.run("stdio")
@@ -259,14 +272,19 @@ def _guarded(app: _App, tokens: tuple[str, ...]) -> _App:
             try:
                 gate.check(environ)
             except RefusedError as refusal:
-                body = json.dumps({"error": str(refusal)}).encode()
-                kind = [(b"content-type", b"application/json"), (b"www-authenticate", b'Bearer realm="dredge"')]
-                await send({"type": "http.response.start", "status": 401, "headers": kind})
+                body = json.dumps({"error": refusal.message}).encode()
+                told = {"content-type": "application/json", **refusal.headers}
+                lines = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+                await send({"type": "http.response.start", "status": refusal.status, "headers": lines})
                 await send({"type": "http.response.body", "body": body})
                 return
         await app(scope, receive, send)
 
     return guarded
+
+
+def _open_store(settings: Settings) -> Store:
+    return Store.open(settings.database, encoder=encoder_named(settings.search.encoder))
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -275,6 +293,20 @@ def _guarded(app: _App, tokens: tuple[str, ...]) -> _App:
 def _checked(text: str, most: int) -> str:
     check_text(text, most)
     return text
+
+
+def _asked(query: str, most: int) -> str:
+    if len(query) > most:
+        raise QueryError(f"a query has at most {most} characters; got {len(query)}. Ask with fewer words.")
+    return query
+
+
+def _titled(title: str) -> str:
+    if len(title) > _TITLE:
+        raise SignalError(f"a title has at most {_TITLE} characters; got {len(title)}. Shorten it.")
+    if title:
+        check_text(title)
+    return title
 
 
 def _kept(stored: Stored) -> Kept:
@@ -304,15 +336,16 @@ def _found(hits: list[Hit]) -> list[Found]:
     return [Found(id=hit.insight.id, text=hit.insight.text, score=hit.score) for hit in hits]
 
 
-def _page(limit: int, most: int) -> int:
-    return min(limit, most)
-
-
 def _record(insight: Insight) -> Record:
     signal = insight.signal or {}
-    residual = signal.get("residual")
-    numbers = None if residual is None else {n: v for n, v in residual.items() if isinstance(v, (int, float))}
+    # An archive may have brought any document: what is none of ours is left out.
+    packets, residual = signal.get("packets"), signal.get("residual")
+    if not (isinstance(packets, list) and all(isinstance(packet, dict) for packet in packets)):
+        packets = None
+    numbers = None
+    if isinstance(residual, Mapping):
+        numbers = {name: value for name, value in residual.items() if isinstance(value, int | float)}
     return Record(
         id=insight.id, text=insight.text, kind=insight.kind, created=insight.created, seen=insight.seen,
-        packets=signal.get("packets"), residual=numbers,
+        packets=packets, residual=numbers,
     )  # fmt: skip

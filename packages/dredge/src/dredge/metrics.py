@@ -15,14 +15,29 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from dredge.errors import StoreError
+from dredge.errors import ConfigError, StoreError
 
-__all__ = ["CONTENT_TYPE", "Metrics", "share_between_processes"]
+__all__ = ["CONTENT_TYPE", "Metrics", "share_between_processes", "shared_folder"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def shared_folder() -> Path | None:
+    """Where the processes that share their numbers write them.
+
+    Returns:
+        The folder that the environment names; None = the numbers of this process are its own.
+
+    Raises:
+        ConfigError: it names what is no folder.
+    """
+    named = os.environ.get(_FOLDER)
+    if named and not Path(named).is_dir():
+        raise ConfigError(f"{_FOLDER} names a folder that is there; {named} is none. Make it, empty.")
+    return Path(named) if named else None
 
 
 def share_between_processes(folder: Path | None = None) -> None:
@@ -46,10 +61,13 @@ class Metrics:
     Args:
         kept: counts the insights in the database, when asked for the numbers, and raises StoreError where it cannot;
             None = not told.
+
+    Raises:
+        ConfigError: `PROMETHEUS_MULTIPROC_DIR` names what is no folder.
     """
 
     def __init__(self, kept: Callable[[], int] | None = None) -> None:
-        self._shared = bool(os.environ.get(_FOLDER))
+        self._shared = shared_folder() is not None
         if self._shared:
             share_between_processes()
         own = CollectorRegistry()
@@ -105,14 +123,15 @@ class Metrics:
         if count:
             self._lifted.labels(kind, "new" if created else "repeat").inc(count)
 
-    def hash_cache(self, hits: int, misses: int) -> None:
-        """Tells how the cache of hashes has done so far in this process.
+    def hash_cache(self, counts: Callable[[], tuple[int, int]]) -> None:
+        """Takes over how the cache of hashes has done.
 
         Args:
-            hits: ids found.
-            misses: ids computed.
+            counts: tells its hits and misses so far in this process.
         """
         with self._lock:
+            # Asked for here: counts that another thread overtook would look like those of a cache that was cleared.
+            hits, misses = counts()
             more_hits, more_misses = hits - self._hash[0], misses - self._hash[1]
             # A cache that was cleared starts again from zero.
             if more_hits < 0 or more_misses < 0:

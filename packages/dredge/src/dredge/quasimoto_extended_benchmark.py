@@ -5,16 +5,12 @@ once in `dredge.quasimoto.ensembles.WaveEnsemble`, packets that can move in `dre
 loop with minibatches, schedules and validation in `dredge.quasimoto.fitting.fit`. Needs the extra `inr`.
 """
 
-from dredge.errors import needed
-
-needed("torch", "inr", "dredge.quasimoto_extended_benchmark")
-
-from dredge.quasimoto.data import generate_4d_data, generate_6d_data, generate_data  # noqa: E402
-from dredge.quasimoto.ensembles import QuasimotoEnsemble, QuasimotoEnsemble4D, QuasimotoEnsemble6D  # noqa: E402
-from dredge.quasimoto.interference import QuasimotoInterferenceBasis  # noqa: E402
-from dredge.quasimoto.layers import RandomFourierFeatures, SirenLayer  # noqa: E402
-from dredge.quasimoto.training import train_model, train_model_4d, train_model_6d  # noqa: E402
-from dredge.quasimoto.waves import QuasimotoWave, QuasimotoWave4D, QuasimotoWave6D  # noqa: E402
+from dredge.quasimoto.data import generate_4d_data, generate_6d_data, generate_data
+from dredge.quasimoto.ensembles import QuasimotoEnsemble, QuasimotoEnsemble4D, QuasimotoEnsemble6D
+from dredge.quasimoto.interference import QuasimotoInterferenceBasis
+from dredge.quasimoto.layers import RandomFourierFeatures, SirenLayer
+from dredge.quasimoto.training import train_model, train_model_4d, train_model_6d
+from dredge.quasimoto.waves import QuasimotoWave, QuasimotoWave4D, QuasimotoWave6D
 
 __all__ = [
     "QuasimotoEnsemble", "QuasimotoEnsemble4D", "QuasimotoEnsemble6D", "QuasimotoInterferenceBasis", "QuasimotoWave",

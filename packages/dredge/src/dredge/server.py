@@ -11,6 +11,7 @@ import importlib
 import logging.config
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -40,7 +41,7 @@ from dredge.insights.ids import insight_id
 from dredge.insights.search import Searcher
 from dredge.insights.store import Store
 from dredge.logs import make_logger, standard_logging
-from dredge.metrics import Metrics, share_between_processes
+from dredge.metrics import Metrics, share_between_processes, shared_folder
 
 __all__ = ["create_app", "run_server"]
 
@@ -109,7 +110,9 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
 def run_server(
     host: str | Settings = "127.0.0.1", port: int = 3001, debug: bool = False, *, settings: Settings | None = None
 ) -> None:
-    """Serves until SIGTERM or SIGINT; requests in progress are finished first.
+    """Serves until SIGTERM or SIGINT, and finishes requests in progress first.
+
+    granian waits for them as long as the settings say, waitress for five seconds, flask not at all.
 
     Args:
         host: address to listen on; or settings, for short.
@@ -128,13 +131,15 @@ def run_server(
         settings = load_settings(server={"host": host, "port": port})
     if debug:
         settings = _for_debugging(settings)
+    _check_server(settings.server)
     # Here once, so that workers find a database of the present version, and a bad one is told at once.
     _open_store(settings).close()
     with _reserved(settings.server) as free_port:
         server = settings.server.model_copy(update={"port": free_port})
-        make_logger(settings.log).info(
-            "listening", url=_url(server), backend=server.backend, workers=server.workers, pid=os.getpid()
-        )
+        log = make_logger(settings.log)
+        if not (settings.auth.tokens or _is_loopback(server.host)):
+            log.warning("open to all who reach this machine; set auth.tokens", host=server.host)
+        log.info("listening", url=_url(server), backend=server.backend, workers=server.workers, pid=os.getpid())
         _BACKENDS[server.backend](settings.model_copy(update={"server": server}))
 
 
@@ -143,7 +148,7 @@ def _granian(settings: Settings) -> None:
     from granian.constants import Interfaces
     from granian.log import LogLevels
 
-    server = settings.server
+    server, folder = settings.server, None
     with ExitStack() as stack:
         if server.workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dredge-metrics-"))
@@ -151,7 +156,7 @@ def _granian(settings: Settings) -> None:
             stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR")
         Granian(
             "dredge.server:create_app",
-            address=server.host,
+            address=_address(server.host),
             port=server.port,
             interface=Interfaces.WSGI,
             workers=server.workers,
@@ -161,21 +166,24 @@ def _granian(settings: Settings) -> None:
             respawn_failed_workers=True,
             log_level=LogLevels(settings.log.level.lower()),
             log_dictconfig=standard_logging(settings.log),
-        ).serve(target_loader=partial(_worker, settings), wrap_loader=False)
+        ).serve(target_loader=partial(_worker, settings, folder), wrap_loader=False)
 
 
-def _worker(settings: Settings) -> Flask:
+def _worker(settings: Settings, folder: str | None) -> Flask:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent, folder), name="parent", daemon=True).start()
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         share_between_processes()
     return create_app(settings)
 
 
-def _end_with(parent: Any) -> None:
-    # A parent that was killed cannot tell its workers; without this they would hold the port and the database.
+def _end_with(parent: Any, folder: str | None) -> None:
+    # A parent that was killed cannot tell its workers; without this they would hold the port and the database, and
+    # the folder of their metrics would stay.
     parent.join()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -189,13 +197,25 @@ def _waitress(settings: Settings) -> None:
         ) from error
     server = settings.server
     logging.config.dictConfig(standard_logging(settings.log))
-    waitress.serve(create_app(settings), host=server.host, port=server.port, threads=server.threads, ident=None)
+    with _interrupted_by_sigterm():
+        waitress.serve(create_app(settings), host=server.host, port=server.port, threads=server.threads, ident=None)
 
 
 def _flask(settings: Settings) -> None:
     server = settings.server
     logging.config.dictConfig(standard_logging(settings.log))
-    create_app(settings).run(server.host, server.port, threaded=True, use_reloader=False, use_debugger=False)
+    with _interrupted_by_sigterm():
+        create_app(settings).run(server.host, server.port, threaded=True, use_reloader=False, use_debugger=False)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """For servers that end in good order at SIGINT alone."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _BACKENDS = {"granian": _granian, "waitress": _waitress, "flask": _flask}
@@ -203,6 +223,17 @@ _BACKENDS = {"granian": _granian, "waitress": _waitress, "flask": _flask}
 
 def _open_store(settings: Settings) -> Store:
     return Store.open(settings.database, encoder=encoder_named(settings.search.encoder))
+
+
+def _check_server(server: ServerSettings) -> None:
+    shared_folder()
+    if not server.host:
+        raise ConfigError("a server listens on an address or a name; got none. Use 127.0.0.1, or 0.0.0.0 for all.")
+    if server.workers > 1 and server.backend != "granian":
+        raise ConfigError(
+            f"the backend {server.backend} has one process; got {server.workers} workers. Set server.workers to 1, or "
+            "server.backend to granian."
+        )
 
 
 def _for_debugging(settings: Settings) -> Settings:
@@ -225,10 +256,19 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _address(host: str) -> str:
+    """The address of a host that could be listened on; granian knows no names."""
+    return str(socket.getaddrinfo(host, None, _family(host))[0][4][0])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 @contextmanager
 def _reserved(server: ServerSettings) -> Iterator[int]:
     """A port that is free, and stays ours while workers open it: bound, and not listened on."""
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    family = _family(server.host)
     with socket.socket(family, socket.SOCK_STREAM) as held:
         try:
             _is_free(family, server)

@@ -2,8 +2,8 @@
 
 Samples may come in any order and unevenly spaced. What is done with odd ones:
 
-- NaN and infinities, fewer than 4 samples, more than the limit, lists of unequal length, more than 5 axes, and an axis
-  on which all samples agree are refused (SignalError);
+- NaN and infinities, masked entries, fewer than 4 samples, more than the limit, lists of unequal length, more than 5
+  axes, an axis on which all samples agree, and numbers beyond ±1e40 are refused (SignalError);
 - samples are put in the order of their coordinates before anything else, so that their order changes nothing, the id
   included;
 - several samples at one place are all kept; the fit goes through their mean there, and their number is in the document;
@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +30,10 @@ __all__ = ["LiftedSignal", "lift_signal", "samples_of", "signal_id"]
 
 Numbers = Sequence[float] | Sequence[int] | Sequence[Sequence[float]] | Sequence[Any] | np.ndarray
 
-FEWEST = 4
-"""Samples."""
+_FEWEST = 4
 _MOST_AXES = 5
+_LARGEST, _FINEST = 1e40, 1e-40
+"""Of a number, and of an axis's range: the energy of a packet on five axes has seven factors, and must be a float64."""
 _DRAWN_SAMPLES = 2_000
 _DRAWN_LINE = 512
 _DRAWN_IMAGE = 64
@@ -52,7 +54,8 @@ class LiftedSignal:
         text: its title and its packets in words.
         packets: as `Packet.as_json` says, the strongest first.
         residual: root of the mean squared difference between samples and packets.
-        document: JSON values to keep and to draw: title, dim, points, samples, fit, packets, constant, residual.
+        document: JSON values to keep and to draw: title, dim, points, repeated, range, samples, fit, packets, constant,
+            residual.
     """
 
     id: str
@@ -105,8 +108,8 @@ def samples_of(
         raise SignalError(
             f"a signal has at most {most:,} samples; got {len(y):,}. Keep one of every {-(-len(y) // most)}."
         )
-    if len(y) < FEWEST:
-        raise SignalError(f"a signal has at least {FEWEST} samples; got {len(y)}. Give more.")
+    if len(y) < _FEWEST:
+        raise SignalError(f"a signal has at least {_FEWEST} samples; got {len(y)}. Give more.")
     if not 1 <= x.shape[1] <= _MOST_AXES:
         raise SignalError(f"samples have 1 to {_MOST_AXES} coordinates; got {x.shape[1]}. Take fewer axes.")
     for name, array in (("coordinate", x), ("value", y)):
@@ -116,16 +119,17 @@ def samples_of(
             raise SignalError(
                 f"every {name} is a finite number; {int(bad.sum())} are not, the first at {first}. Leave them out."
             )
-    same = np.flatnonzero(np.ptp(x, axis=0) == 0)
-    if len(same):
+    largest = float(max(np.abs(x).max(), np.abs(y).max()))
+    if largest > _LARGEST:
+        raise SignalError(f"numbers lie within ±1e40; the largest is {largest:g}. Use other units.")
+    extent = np.ptp(x, axis=0)
+    axis = int(np.argmin(extent))
+    if extent[axis] == 0:
         raise SignalError(
-            f"coordinates differ on every axis; on axis {same[0]} all are {x[0, same[0]]:g}. Leave that axis out."
+            f"coordinates differ on every axis; on axis {axis} all are {x[0, axis]:g}. Leave that axis out."
         )
-    with np.errstate(over="ignore"):
-        largest = float(max(np.abs(x).max(), np.abs(y).max()))
-        finest = float(np.ptp(x, axis=0).min())
-    if largest > 1e100 or finest < 1e-100 * max(largest, 1.0) or not np.isfinite(finest):
-        raise SignalError(f"numbers lie within ±1e100; the largest is {largest:g}. Use other units.")
+    if extent[axis] < _FINEST:
+        raise SignalError(f"an axis is at least 1e-40 long; axis {axis} is {extent[axis]:g}. Use other units.")
     order = np.lexsort((y, *x.T[::-1]))
     return x[order], y[order]
 
@@ -166,7 +170,8 @@ def lift_signal(
         values: of the samples.
         title: for the text.
         max_packets: at most; fewer where fewer explain it; None = 12.
-        seconds: for the search, after which the packets found so far are kept; None = what the limits say.
+        seconds: for the search, after which the packets found so far are kept; None, or more than the limits say = what
+            they say.
         limits: points and seconds at most.
 
     Returns:
@@ -186,7 +191,7 @@ def lift_signal(
     allowed = min(seconds or limits.fit_seconds, limits.fit_seconds)
     for module in ("torch", "scipy.linalg"):
         needed(module, "inr", "lifting a signal")
-    deviation = float(np.sqrt(np.mean((y - y.mean()) ** 2)))
+    deviation = _rms(y - y.mean())
     constant = deviation <= 1e-12 * max(1e-300, float(np.abs(y).max()))
     if constant:
         table: list[Packet] = []
@@ -194,7 +199,7 @@ def lift_signal(
         curve, parts = np.full(len(drawn), level), np.zeros((0, len(drawn)))
     else:
         table, level, found, drawn, curve, parts = _fitted(x, y, max_packets, time.monotonic() + allowed)
-    residual = float(np.sqrt(np.mean((found - y) ** 2)))
+    residual = _rms(found - y)
     explained = 1.0 if constant else max(0.0, 1 - (residual / deviation) ** 2)
     packets = [packet.as_json() for packet in table]
     thin = np.unique(np.linspace(0, len(y) - 1, min(len(y), _DRAWN_SAMPLES)).astype(int))
@@ -259,7 +264,7 @@ def _fitted(
 
     # All is scaled to order 1, so that the search meets no extremes; the packets are scaled back.
     middle, half = 0.5 * (x.min(0) + x.max(0)), 0.5 * np.ptp(x, axis=0)
-    level, height = float(y.mean()), float(np.sqrt(np.mean((y - y.mean()) ** 2)))
+    level, height = float(y.mean()), _rms(y - y.mean())
     scaled, wave = (x - middle) / half, (y - level)[:, None] / height
     model = pursue(
         scaled,
@@ -290,12 +295,22 @@ def _fitted(
 
 def _numbers(given: Numbers, what: str) -> Float[np.ndarray, "..."]:
     try:
-        array = np.asarray(given)
-        if array.dtype == bool or array.dtype.kind not in "iufO":
-            raise TypeError(f"they are of the type {array.dtype}")
-        return array.astype(np.float64)
+        array = np.asanyarray(given)
+        # Integers beyond 64 bits come as objects, and so does text among them.
+        kinds = {type(value) for value in array.flat} if array.dtype.kind == "O" else {array.dtype.type}
+        other = sorted(kind.__name__ for kind in kinds if not issubclass(kind, Real) or issubclass(kind, bool))
+        if other:
+            raise TypeError(f"some are of the type {other[0]}")
+        return np.asarray(np.ma.filled(array.astype(np.float64), np.nan))
     except (TypeError, ValueError, OverflowError) as error:
         raise SignalError(f"{what} are numbers, in rows of equal length; {error}. Correct them.") from error
+
+
+def _rms(values: Float[np.ndarray, "N"]) -> float:
+    """Root of the mean square, also of numbers whose squares leave the range of float64."""
+    # A power of two: ordinary numbers come out as they would without it, to the last bit.
+    exponent = int(np.frexp(np.abs(values).max())[1])
+    return float(np.ldexp(np.sqrt(np.mean(np.ldexp(values, -exponent) ** 2)), exponent))
 
 
 def _id(x: Float[np.ndarray, "N d"], y: Float[np.ndarray, "N"]) -> str:

@@ -1,8 +1,6 @@
 """Tokens open the service, and pages of other sites change nothing."""
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +13,6 @@ from dredge.insights.store import Store
 from dredge.server import create_app
 
 FIRST, SECOND = "first-token-of-32-characters-abc", "second-token-of-32-characters-xy"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "notes.db") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -99,4 +91,46 @@ def test_a_page_of_another_site_changes_nothing(store: Store, headers: dict[str,
     client = create_app(Settings(log={"level": "ERROR"}), store).test_client()
     assert client.post("/lift", json={"insight_text": "x"}, headers=headers).status_code == status
     assert store.count() == (status == 200)
+    assert client.get("/insights", headers=headers).status_code == 200
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unlocked(store: Store) -> FlaskClient:
+    settings = Settings(log={"level": "ERROR"}, server={"host": "notes.lan", "hosts": ["Notes.Example.org"]})
+    return create_app(settings, store).test_client()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:3001", "notes.localhost:3001", "127.0.0.1:3001", "192.168.0.7", "[::1]:3001", "[fe80::1]",
+     "notes.lan:3001", "notes.example.org", "notes.example.org.:80"],
+)  # fmt: skip
+def test_it_answers_to_its_own_names_and_to_addresses(unlocked: FlaskClient, host: str) -> None:
+    assert unlocked.get("/insights", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:3001", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost", "[::1",
+     "notes.lan.evil.example", "example.org", "[evil.example]:3001", "1271"],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/insights", "/export", "/home", "/", "/metrics"])
+def test_a_name_that_another_site_led_here_reads_nothing(
+    unlocked: FlaskClient, store: Store, host: str, path: str
+) -> None:
+    store.put("a secret")
+    headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+    answer = unlocked.get(path, headers=headers)
+    assert (answer.status_code, answer.json["code"]) == (403, "unknown_host")
+    assert b"secret" not in answer.data
+    assert "server.hosts" in answer.json["message"]
+    assert unlocked.post("/lift", json={"insight_text": "x"}, headers=headers).status_code == 403
+    assert store.count() == 1
+
+
+def test_with_tokens_any_name_will_do(client: FlaskClient) -> None:
+    headers = {"Host": "notes.example.org", "Authorization": f"Bearer {FIRST}"}
     assert client.get("/insights", headers=headers).status_code == 200

@@ -1,7 +1,6 @@
 """Two thousand requests made from the OpenAPI document, right ones and wrong ones, all answered as it says."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,11 +23,10 @@ schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Flask]:
-    with Store.open(tmp_path / "notes.db") as store:
-        limits = {"fit_seconds": 0.02, "signal_points": 50, "batch_items": 20}
-        store.put_many(["gravity waves", "a sourdough", "glaciers"])
-        yield create_app(Settings(log={"level": "ERROR"}, limits=limits), store)
+def app(store: Store) -> Flask:
+    limits = {"fit_seconds": 0.02, "signal_points": 50, "batch_items": 20}
+    store.put_many(["gravity waves", "a sourdough", "glaciers"])
+    return create_app(Settings(log={"level": "ERROR"}, limits=limits), store)
 
 
 def test_two_thousand_cases_have_no_failure(app: Flask) -> None:

@@ -1,15 +1,16 @@
 """Errors are JSON, say the rule, and tell nothing of the inside."""
 
+import errno
 import io
 import json
 import logging
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from werkzeug.exceptions import ImATeapot
 
 from dredge.api.errors import RefusedError, refusal_of
@@ -28,12 +29,6 @@ from dredge.logs import make_logger, standard_logging
 from dredge.server import create_app
 
 SECRET = "a text that belongs to nobody else"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "notes.db") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -163,10 +158,13 @@ def test_other_errors_of_http_are_json_too(store: Store) -> None:
 
     @app.get("/teapot")
     def teapot() -> str:
-        raise ImATeapot
+        raise ImATeapot(description=request.args.get("words"))
 
-    answer = app.test_client().get("/teapot")
-    assert (answer.status_code, answer.mimetype) == (418, "application/json")
+    for words in ("no {coffee} here", "{", "{0}"):
+        answer = app.test_client().get("/teapot", query_string={"words": words})
+        assert (answer.status_code, answer.mimetype) == (418, "application/json")
+        assert answer.json["message"] == words
+    assert app.test_client().get("/teapot").json["message"]
 
 
 def test_refusals_keep_their_headers(store: Store) -> None:
@@ -199,6 +197,37 @@ def test_lines_of_libraries_look_like_ours_and_quote_nothing() -> None:
     line = json.loads(made.format(record))
     assert (line["event"], line["level"], line["exception"]["type"]) == ("it failed", "error", "builtins.ValueError")
     assert SECRET not in json.dumps(line)
+
+
+def test_a_log_that_takes_no_line_stops_no_request(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dredge.server.make_logger", lambda settings: make_logger(settings, Full()))
+    assert application(store).test_client().post("/lift", json={"insight_text": "x"}).status_code == 200
+
+
+SERVED = """
+import logging.config, threading, urllib.request
+from werkzeug.serving import make_server
+from dredge.config import LogSettings
+from dredge.logs import standard_logging
+logging.config.dictConfig(standard_logging(LogSettings(format="json")))
+server = make_server("127.0.0.1", 0, lambda environ, start: (start("200 OK", []), [b"answer"])[1])
+answering = threading.Thread(target=server.handle_request)
+answering.start()
+with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/search?q=a-secret") as answer:
+    print(answer.read())
+answering.join()
+server.server_close()
+"""
+
+
+def test_the_server_for_development_writes_no_queries_either() -> None:
+    done = subprocess.run([sys.executable, "-c", SERVED], capture_output=True, text=True, timeout=60, check=True)
+    assert "answer" in done.stdout
+    assert "a-secret" not in done.stderr
 
 
 # --- ids and headers and lines of every request ----------------------------------------------------------------------

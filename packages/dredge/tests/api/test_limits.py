@@ -2,15 +2,14 @@
 
 import io
 import json
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dredge.api import bodies
 from dredge.api.bodies import measure, parse_json
 from dredge.api.errors import RefusedError
 from dredge.api.limits import RateLimiter
@@ -19,12 +18,6 @@ from dredge.insights.store import Store
 from dredge.server import create_app
 
 LIMITS = LimitSettings(json_depth=4, json_digits=6)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "notes.db") as opened:
-        yield opened
 
 
 def client_of(store: Store, **limits: int) -> FlaskClient:
@@ -82,6 +75,15 @@ def test_a_query_has_a_length(store: Store) -> None:
     client = client_of(store, query_chars=10)
     assert client.get("/search?q=" + "x" * 10).status_code == 200
     assert client.get("/search?q=" + "x" * 11).status_code == 422
+
+
+def test_a_form_has_few_fields(store: Store) -> None:
+    client = client_of(store)
+    for fields, status, kept in ((20, 422, 0), (19, 303, 1)):
+        answer = client.post(
+            "/notes", data=b"a&" * fields + b"text=x", content_type="application/x-www-form-urlencoded"
+        )
+        assert (answer.status_code, store.count()) == (status, kept)
 
 
 # --- depth and digits ------------------------------------------------------------------------------------------------
@@ -185,6 +187,16 @@ def test_a_limit_above_the_interpreter_s_own_is_still_an_answer() -> None:
         with pytest.raises(RefusedError) as refused:
             parse_json(body, wide)
         assert refused.value.status == 400
+
+
+def test_lines_too_short_to_break_a_limit_are_not_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[bytes] = []
+    monkeypatch.setattr(bodies, "measure", lambda line, limits: measured.append(line))
+    client = client_of(store, json_depth=4, json_digits=6)
+    for line in (b"", b"1", b"[[[["):
+        answer = client.post("/import", data=(line + b"\n") * 1000 + b"[[[[[", content_type="application/x-ndjson")
+        assert answer.status_code == 422
+    assert measured == [b"[[[[["] * 3
 
 
 # --- rates -----------------------------------------------------------------------------------------------------------

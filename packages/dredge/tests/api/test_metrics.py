@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,10 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from dredge.config import Settings
+from dredge.errors import ConfigError
 from dredge.insights.store import Store
 from dredge.metrics import Metrics
-from dredge.server import _compute_insight_hash, create_app
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "notes.db") as opened:
-        yield opened
+from dredge.server import _compute_insight_hash, create_app, run_server
 
 
 @pytest.fixture
@@ -77,6 +72,28 @@ def test_the_cache_of_hashes_is_told(client: FlaskClient) -> None:
     assert numbers(client.get("/metrics").text)["dredge_hash_cache_misses_total",] == 3
 
 
+def test_requests_that_overtake_each_other_count_the_cache_once() -> None:
+    metrics, overtaken = Metrics(), threading.Event()
+
+    def slow() -> tuple[int, int]:
+        told = (5, 5)
+        overtaken.wait(0.2)
+        return told
+
+    def quick() -> None:
+        metrics.hash_cache(lambda: (6, 5))
+        overtaken.set()
+
+    first = threading.Thread(target=metrics.hash_cache, args=(slow,))
+    second = threading.Thread(target=quick)
+    first.start()
+    second.start()
+    first.join()
+    second.join()
+    found = numbers(metrics.render().decode())
+    assert (found["dredge_hash_cache_hits_total",], found["dredge_hash_cache_misses_total",]) == (6, 5)
+
+
 def test_a_database_that_fails_does_not_hide_the_other_numbers(client: FlaskClient, store: Store) -> None:
     store.close()
     answer = client.get("/metrics")
@@ -98,7 +115,7 @@ import json, sys
 from dredge.metrics import Metrics
 metrics = Metrics()
 metrics.request("GET", "/health", 200, 0.01)
-metrics.hash_cache(int(sys.argv[1]), 1)
+metrics.hash_cache(lambda: (int(sys.argv[1]), 1))
 print(json.dumps(metrics.render().decode()))
 """
 
@@ -116,3 +133,13 @@ def test_processes_that_share_a_folder_tell_one_total(tmp_path: Path) -> None:
     assert found["dredge_requests_total", "GET", "/health", "200"] == 2
     assert found["dredge_hash_cache_hits_total",] == 8
     assert found["dredge_hash_cache_hit_rate",] == 0.8
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere is none"):
+        Metrics()
+    # At once, and not by workers that end and are replaced for ever.
+    with pytest.raises(ConfigError, match="nowhere is none"):
+        run_server(Settings(database={"url": f"sqlite:///{tmp_path}/notes.db"}, server={"port": 0}))
+    assert not (tmp_path / "notes.db").exists()

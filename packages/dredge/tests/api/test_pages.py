@@ -5,8 +5,6 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import dredge.api.pages
+import dredge.api.signal_fits
 from dredge.api.services import Services
 from dredge.config import Settings
 from dredge.errors import MissingExtraError
@@ -25,12 +23,6 @@ from dredge.server import create_app
 ACCEPT = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 ODD = "<script>alert(1)</script> & \"q\" 'a' {{ 7*7 }} \u202eabc 👩‍👩‍👧‍👦 \x01\x1b[31m"
 BURST = [(n / 10, 2 * np.exp(-((n / 10 - 4) ** 2)) * np.cos(6 * n / 10)) for n in range(80)]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "notes.db") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -307,7 +299,8 @@ def test_a_failure_that_nobody_foresaw_tells_nothing_of_the_inside(
         raise RuntimeError("the secret")
 
     monkeypatch.setattr(Store, "page", fails)
-    assert "secret" not in get(client, "/notes", 500)
+    for path in ("/", "/home", "/notes"):
+        assert "secret" not in get(client, path, 500)
 
 
 def test_parts_of_pages_are_served_with_their_types_and_nothing_beside_them(client: FlaskClient) -> None:
@@ -345,13 +338,13 @@ def columns(samples: list[tuple[float, float]], between: str = ", ") -> str:
 def fitted(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What was asked of each fit."""
     asked: list[dict[str, Any]] = []
-    real = dredge.api.pages.lift_signal
+    real = dredge.api.signal_fits.lift_signal
 
     def counted(*arguments: Any, **options: Any) -> Any:
         asked.append(options)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(dredge.api.pages, "lift_signal", counted)
+    monkeypatch.setattr(dredge.api.signal_fits, "lift_signal", counted)
     return asked
 
 
@@ -376,7 +369,7 @@ def test_a_pasted_signal_is_fitted_kept_and_drawn(client: FlaskClient, store: St
     assert first[:3] == pytest.approx([4.0, 2**-0.5, 6 / (2 * np.pi)], rel=0.02)
     assert [page.count(f'id="drawing-{name}"') for name in ("fit", "packets", "residual")] == [1, 1, 1]
     assert page.count("<svg") == 6
-    assert fitted[0]["seconds"] == 5.0
+    assert (fitted[0]["seconds"], fitted[0]["limits"].fit_seconds) == (None, 5.0)
     # Sent again, it is not fitted again.
     assert client.post("/signals", data={"samples": columns(BURST, "\t")}).location.endswith("told=again")
     assert len(fitted) == 1
@@ -463,7 +456,7 @@ def test_a_signal_that_cannot_be_fitted_comes_back(
 
 
 def test_a_fit_that_is_not_to_be_had_keeps_what_was_typed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dredge.api.pages, "_PATIENCE", 0.01)
+    monkeypatch.setattr(dredge.api.signal_fits, "_PATIENCE", 0.01)
     with own(client).fits:
         answer = client.post("/signals", data={"samples": GOOD})
     assert answer.status_code == 429
@@ -472,7 +465,7 @@ def test_a_fit_that_is_not_to_be_had_keeps_what_was_typed(client: FlaskClient, m
     def missing(*_: Any, **__: Any) -> Any:
         raise MissingExtraError("lifting a signal needs torch, which the extra 'inr' installs. Add it.")
 
-    monkeypatch.setattr(dredge.api.pages, "lift_signal", missing)
+    monkeypatch.setattr(dredge.api.signal_fits, "lift_signal", missing)
     answer = client.post("/signals", data={"samples": GOOD})
     assert answer.status_code == 501
     assert "Lifting a signal needs torch" in page_of(answer)
@@ -487,3 +480,13 @@ def test_a_foreign_document_is_told_and_not_drawn(client: FlaskClient, store: St
     assert "cannot be drawn" in page
     assert "<svg" not in page
     assert json.loads(client.get(f"/insights/{'a' * 64}").text)["signal"]["packets"] == 5
+
+
+def test_the_title_of_a_foreign_document_is_shown_as_texts_are(client: FlaskClient, store: Store) -> None:
+    whole = {"title": "red \x1b[31m" + "x" * 10_000, "dim": 1, "points": 1, "packets": [], "constant": 1.0,
+             "samples": {"coords": [0.0], "values": [1.0]},
+             "fit": {"coords": [0.0, 1.0], "values": [1.0, 1.0], "shape": [2], "packets": []},
+             "residual": {"rms": 0.0, "largest": 0.0, "explained": 1.0, "values": [0.0]}}  # fmt: skip
+    store.put_signal("a" * 64, "from elsewhere", whole)
+    page = get(client, f"/notes/{'a' * 64}")
+    assert html.unescape(re.search(r"<h1[^>]*>(.*?)</h1>", page)[1]) == "red \\x1b[31m" + "x" * 191

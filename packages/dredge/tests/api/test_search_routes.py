@@ -1,8 +1,5 @@
 """Searching and finding similar records through the service."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from flask.testing import FlaskClient
 
@@ -20,10 +17,9 @@ TEXTS = (
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[FlaskClient]:
-    with Store.open(tmp_path / "notes.db") as store:
-        store.put_many(TEXTS)
-        yield create_app(Settings(log={"level": "ERROR"}), store).test_client()
+def client(store: Store) -> FlaskClient:
+    store.put_many(TEXTS)
+    return create_app(Settings(log={"level": "ERROR"}), store).test_client()
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "text", "vector"])

@@ -47,6 +47,12 @@ def test_other_lines_are_refused_by_their_number(text: str, told: str) -> None:
         pasted_samples(text)
 
 
+def test_too_many_lines_are_refused_before_they_are_read() -> None:
+    pasted_samples("x\n" + "1\n" * 9, most=9)
+    with pytest.raises(SignalError, match="at most 9 samples; got 10"):
+        pasted_samples("1\n" * 9 + "no number", most=9)
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

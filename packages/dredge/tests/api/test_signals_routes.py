@@ -1,15 +1,13 @@
 """Lifting signals through the service."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-import dredge.api.signals
-from dredge.config import Settings
+import dredge.api.signal_fits
+from dredge.config import LimitSettings, Settings
 from dredge.errors import MissingExtraError
 from dredge.insights.store import Store
 from dredge.server import create_app
@@ -21,10 +19,9 @@ VALUES = [math.exp(-((x - 4) ** 2)) * math.cos(6 * x) for x in COORDS]
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[FlaskClient]:
-    with Store.open(tmp_path / "notes.db") as store:
-        settings = Settings(log={"level": "ERROR"}, limits={"fit_seconds": 2.0, "signal_points": 100})
-        yield create_app(settings, store).test_client()
+def client(store: Store) -> FlaskClient:
+    settings = Settings(log={"level": "ERROR"}, limits={"fit_seconds": 2.0, "signal_points": 100})
+    return create_app(settings, store).test_client()
 
 
 def test_a_packet_is_found_kept_and_searched(client: FlaskClient) -> None:
@@ -43,13 +40,13 @@ def test_a_packet_is_found_kept_and_searched(client: FlaskClient) -> None:
 
 def test_a_signal_that_is_kept_is_not_fitted_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[Any] = []
-    real = dredge.api.signals.lift_signal
+    real = dredge.api.signal_fits.lift_signal
 
     def counted(*arguments: Any, **options: Any) -> Any:
         fitted.append(options)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(dredge.api.signals, "lift_signal", counted)
+    monkeypatch.setattr(dredge.api.signal_fits, "lift_signal", counted)
     body = {"coords": COORDS, "values": VALUES}
     first, again = client.post("/lift/signal", json=body).json, client.post("/lift/signal", json=body).json
     assert len(fitted) == 1
@@ -60,22 +57,23 @@ def test_a_signal_that_is_kept_is_not_fitted_again(client: FlaskClient, monkeypa
 
 
 def test_the_time_of_a_fit_is_bounded_by_the_service(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+    asked: list[tuple[Any, float]] = []
 
-    def refused(*arguments: Any, seconds: float, **options: Any) -> Any:
-        asked.append(seconds)
+    def refused(*arguments: Any, seconds: Any, limits: LimitSettings, **options: Any) -> Any:
+        asked.append((seconds, limits.fit_seconds))
         raise MissingExtraError("lifting a signal needs torch, which the extra 'inr' installs. Add it.")
 
-    monkeypatch.setattr(dredge.api.signals, "lift_signal", refused)
+    monkeypatch.setattr(dredge.api.signal_fits, "lift_signal", refused)
     for seconds in (None, 1.0, 1000.0):
         answer = client.post("/lift/signal", json={"coords": COORDS, "values": VALUES, "seconds": seconds})
         assert (answer.status_code, answer.json["code"]) == (501, "missing_extra")
         assert "'inr'" in answer.json["message"]
-    assert asked == [2.0, 1.0, 2.0]
+    # The lesser of both holds, as test_signals.py shows.
+    assert asked == [(None, 2.0), (1.0, 2.0), (1000.0, 2.0)]
 
 
 def test_one_signal_is_fitted_at_a_time(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dredge.api.signals, "_PATIENCE", 0.01)
+    monkeypatch.setattr(dredge.api.signal_fits, "_PATIENCE", 0.01)
     own = client.application.extensions["dredge"]
     with own.fits:
         answer = client.post("/lift/signal", json={"coords": COORDS, "values": VALUES})

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ put = Store.put
 def slow(self, text):
     if text.startswith("slow"):
         print('{"event": "in progress"}', flush=True)
-        time.sleep(1.5)
+        time.sleep(0.8)
     return put(self, text)
 Store.put = slow
 """
@@ -32,28 +31,17 @@ def pair(serve: Serve) -> Any:
     return serve(workers=2, DREDGE_LIMITS__BODY_BYTES="3000000")
 
 
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_what_one_worker_lifts_another_finds(pair: Any) -> None:
     served = pair
     status, lifted = served.request(
         "POST", "/lift", {"insight_text": "a zeppelin over the lake"}, **{"X-Request-ID": "lifting"}
     )
-    since = time.monotonic()
     assert (status, lifted["seen"]) == (200, 1)
-    found: list[float] = []
     for n in range(200):
         name = f"search-{n}"
         status, answer = served.request("GET", "/search?q=zeppelin", **{"X-Request-ID": name})
         assert status == 200
         assert [hit["insight"]["id"] for hit in answer["hits"]][:1] == [lifted["id"]]
-        found.append(time.monotonic() - since)
         if served.worker_of(name) != served.worker_of("lifting"):
             break
     else:
@@ -66,7 +54,7 @@ def test_what_one_worker_lifts_another_finds(pair: Any) -> None:
         for line in metrics.splitlines()
         if line.startswith(b'dredge_requests_total{method="GET",route="/search"')
     )
-    assert total == len(found)
+    assert total == n + 1
 
 
 def test_a_worker_that_is_killed_is_replaced_and_a_stop_waits_for_requests(serve: Serve, wait_for: WaitFor) -> None:
@@ -92,7 +80,7 @@ def test_a_worker_that_is_killed_is_replaced_and_a_stop_waits_for_requests(serve
     assert served.stop() == 0
     lifting.join(30)
     assert [(status, answer["seen"]) for status, answer in lifted] == [(200, 1)]
-    assert not any(map(is_alive, served.workers()))
+    assert not served.living()
 
 
 def test_bodies_are_read_whole_and_no_further(pair: Any) -> None:

@@ -1,6 +1,8 @@
 """The measurements run, count parameters rightly, and the goals that need no long training are met."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from dredge.bench import fit1d, fit4d, fit6d, heldout
 from dredge.errors import ModelError
+from dredge.quasimoto.processes import Processes
 
 pytestmark = pytest.mark.needs_extra("torch")
 
@@ -44,6 +47,19 @@ def test_each_variant_is_fitted_by_111_numbers(target: str) -> None:
     assert row.mse <= 2e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "bar"), [("published", 2e-6), ("shifted", 1e-5), ("odd", 1e-5)])
+def test_one_setting_fits_each_variant_in_300_passes_from_five_starts(target: str, bar: float) -> None:
+    x, y = fit4d.samples(target)
+    errors = []
+    for seed in range(5):
+        model, passes = fit4d.trained(x, y, seed, 300)
+        assert passes == 300
+        assert sum(p.numel() for p in model.parameters()) == 111
+        errors.append(fit1d.mse(model, x, y))
+    assert np.median(errors) <= bar
+
+
 def test_the_other_rows_of_4d() -> None:
     rows = list(fit4d.run(seeds=1, epochs=6, grid_size=8, targets=("odd",)))
     assert [row.parameters for row in rows] == [rows[0].parameters, 111, 121, 121, 4481]
@@ -54,6 +70,34 @@ def test_the_rows_of_6d() -> None:
     rows = list(fit6d.run(seconds=0.1, grid_size=4))
     assert [row.parameters for row in rows] == [1089, 1281, 127]
     assert all(row.passes and row.passes >= 1 for row in rows)
+
+
+def test_all_is_fitted_on_the_cpu_whose_seconds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def device(self: Processes, name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(Processes, "device", device)
+    list(fit1d.run(atoms=(), epochs=2))
+    list(fit4d.run(seeds=1, epochs=6, grid_size=5, targets=("odd",)))
+    list(fit6d.run(seconds=0.05, grid_size=3))
+    assert asked == ["cpu"] * (1 + 4 + 3)
+
+
+def test_the_start_of_packets_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    clock = iter([0.0, 4.0])
+
+    def fitted(model: nn.Module, *_: Any, seconds: float, **__: Any) -> Any:
+        given.append(seconds)
+        return SimpleNamespace(history=())
+
+    monkeypatch.setattr(fit6d, "fit", fitted)
+    monkeypatch.setattr(fit6d.time, "process_time", lambda: next(clock, 0.0))
+    fit6d._packets(torch.randn(50, 5), torch.randn(50, 1), 2, 0, 10.0)
+    assert given == [6.0]
 
 
 def test_an_error_is_the_mean_square() -> None:
@@ -94,6 +138,7 @@ def test_halves_are_disjoint_and_settings_are_chosen_elsewhere() -> None:
 def test_decibels() -> None:
     exact = np.array([[0.5], [0.5]])
     assert heldout.psnr(exact + 0.1, exact) == pytest.approx(20)
+    assert heldout.psnr(exact, exact) == math.inf
     assert heldout.psnr(np.array([[9.0], [0.5]]), np.array([[1.0], [0.4]])) == pytest.approx(10 * math.log10(200))
 
 

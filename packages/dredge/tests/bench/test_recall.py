@@ -115,6 +115,15 @@ def test_the_hybrid_beats_both_halves_and_reciprocal_ranks(corpus: list[str]) ->
     assert found["edited", "reciprocal ranks"].at_1 < found["edited", "hybrid"].at_1
 
 
+def test_a_sentence_that_is_not_found_is_not_among_the_first_ten() -> None:
+    # Fewer texts than ten; and no word of a query is spelled as in its sentence.
+    texts = ["wavelengths encoders packets", "gravity lensing observatories", "lighthouses signals harbours"]
+    rows = measure_recall(texts=texts, seeds=[0], queries=3, kinds=["edited"])
+    found = {row.mode: (row.at_1, row.at_10) for row in rows}
+    assert found["text"] == (0, 0)
+    assert found["vector"] == (1, 1)
+
+
 def test_queries_depend_on_the_seed_alone(corpus: list[str]) -> None:
     made = [list(recall._queries(corpus, "edited", 5, seed)) for seed in (0, 0, 1)]
     assert made[0] == made[1] != made[2]
@@ -130,6 +139,9 @@ def test_a_given_store_is_used_and_left_open(tmp_path: Path, corpus: list[str]) 
 def test_what_cannot_be_measured_is_refused(corpus: list[str], queries: int, kinds: Sequence[str]) -> None:
     with pytest.raises(QueryError, match=f"got {kinds[0]} and {queries}"):
         measure_recall(texts=corpus[:30], queries=queries, kinds=kinds)
+    if queries != 1:
+        with pytest.raises(QueryError, match=f"number 1 to 30; got .* and {queries}"):
+            fit_weights(texts=corpus[:30], queries=queries)
 
 
 def test_latency_has_a_row_a_mode(monkeypatch: pytest.MonkeyPatch, corpus: list[str]) -> None:

@@ -148,6 +148,13 @@ def test_what_was_deleted_comes_back(store: Store) -> None:
     assert len(store.lexical("alpha", 5)) == 2
 
 
+def test_the_highest_counts_go_on_being_counted(store: Store) -> None:
+    most = 10**12
+    import_lines(store, archive(line("a", seen=most), line("b", seen=most)))
+    assert (store.put("a").insight.seen, store.put_many(["a"])[0].insight.seen) == (most + 1, most + 2)
+    assert store.stats().seen == 2 * most + 2
+
+
 def test_an_insight_that_comes_twice_is_merged(store: Store) -> None:
     assert import_lines(store, archive(line("a", seen=1), line("b"), line("a", seen=9))) == ImportReport(3, 2, 1, 0)
     assert store.get(insight_id("a")).seen == 9
@@ -186,7 +193,7 @@ BAD_LINES: list[tuple[str, list[str], str]] = [
     ("an id in capitals", archive(line(id=SIGNAL.upper(), kind="signal", signal={})), "line 2: the id"),
     ("never seen", archive(line(seen=0)), "line 2: seen is a count"),
     ("seen true", archive(line(seen=True)), "line 2: seen is a count"),
-    ("seen too often", archive(line(seen=2**63)), "line 2: seen is a count"),
+    ("seen too often", archive(line(seen=10**12 + 1)), "line 2: seen is a count from 1 to 1000000000000"),
     ("seen before made", archive(line(created="2027-01-01T00:00:00.000000Z")), "line 2: an insight is created before"),
     ("no zone", archive(line(created="2026-01-01T00:00:00.000000")), "line 2: a time is written"),
     ("a part of a time", archive(line(created="2026-01-01")), "line 2: a time is written"),

@@ -1,8 +1,10 @@
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +90,41 @@ def test_a_role_that_asks_for_older_snapshots_changes_nothing(postgresql_url: st
             thread.join(30)
         assert one.get(insight_id("shared")).seen == one.get(insight_id("shared too")).seen == 30
         assert one.count() == 32
+
+
+@pytest.mark.parametrize(("setting", "waits"), [("FULL", "on"), ("NORMAL", "off")])
+def test_a_commit_waits_for_the_disk_whatever_the_role_says(postgresql_url: str, setting: Any, waits: str) -> None:
+    url = postgresql_url.replace("options=", "options=-csynchronous_commit%3Doff%20")
+    with Store.open(DatabaseSettings(url=url, synchronous=setting), encoder=OneEncoder()) as store:
+        for connect in (store.database.reading, store.database.writing):
+            with connect() as connection:
+                assert connection.execute(text("SHOW synchronous_commit")).scalar() == waits
+        with store.database.direct() as direct:
+            assert direct.one(text("SHOW synchronous_commit"), {}) == (waits,)
+    stronger = postgresql_url.replace("options=", "options=-csynchronous_commit%3Dremote_apply%20")
+    with opened(stronger) as store, store.database.writing() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar() == "remote_apply"
+
+
+def test_the_ranking_is_that_of_the_description(postgresql_url: str) -> None:
+    texts = ["wave", "a wave and a wave and a wave", "light of the wave", "light light of a lamp", "nothing else here"]
+
+    def rank(count: int, words: int) -> float:
+        # tsrank.c of one word of weight D = 0.1: its places count 1, 1/4, 1/9, … of π²/6.
+        return 0.1 * sum(1 / place**2 for place in range(1, count + 1)) / (math.pi**2 / 6) / math.log2(words + 1)
+
+    idf = {"wave": math.log(1 + (5 - 3 + 0.5) / 3.5), "light": math.log(1 + (5 - 2 + 0.5) / 2.5)}
+    expected = {}
+    for content in texts:
+        split = content.split()
+        score = sum(idf[word] * rank(split.count(word), len(split)) for word in idf)
+        if score:
+            expected[insight_id(content)] = score
+    with opened(postgresql_url) as store:
+        store.put_many(texts)
+        found = store.lexical("wave light", 10)
+    assert dict(found) == pytest.approx(expected, rel=1e-5)
+    assert [identifier for identifier, _ in found] == sorted(expected, key=lambda one: -expected[one])
 
 
 def test_connections_that_the_server_cut_are_made_anew(postgresql_url: str) -> None:

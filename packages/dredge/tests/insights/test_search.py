@@ -17,6 +17,7 @@ from dredge.insights.encoders import HashedNgramEncoder
 from dredge.insights.frequencies import WordFrequencies
 from dredge.insights.fusion import Fusion
 from dredge.insights.ids import insight_id
+from dredge.insights.records import Insight
 from dredge.insights.search import MAX_RESULTS, Searcher
 from dredge.insights.store import Store
 from dredge.reference.oracle_search import bm25, cosine, fused
@@ -45,9 +46,9 @@ def searcher(store: Store) -> Searcher:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searcher]:
-    """An SQLite database for tests that change nothing."""
-    with Store.open(tmp_path_factory.mktemp("search") / "insights.db") as store:
+def filled(shared_url: str) -> Iterator[Searcher]:
+    """For tests that change nothing."""
+    with Store.open(shared_url) as store:
         store.put_many(TEXTS)
         yield Searcher(store)
 
@@ -306,6 +307,31 @@ def test_long_texts_are_ranked_by_what_is_known_of_them(searcher: Searcher, monk
     unread = searcher.search("gravity waves bend", limit=50)
     assert unread[0].insight.text == TEXTS[0]
     assert {hit.insight.id for hit in unread} == {hit.insight.id for hit in exact}
+
+
+def test_no_more_long_texts_are_read_than_are_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = store.put_many([f"note {number} of many waves, all alike but for its number" for number in range(80)])
+    searcher = Searcher(store, SearchSettings(duplicate_cosine=0.8))
+    read: list[str] = []
+    get_many = store.get_many
+
+    def spy(ids: Sequence[str], *, documents: bool = True) -> dict[str, Insight]:
+        read.extend(ids)
+        return get_many(ids, documents=documents)
+
+    monkeypatch.setattr(store, "get_many", spy)
+    # As if the first of them were long already.
+    monkeypatch.setattr(fusion, "_TOGETHER", 5)
+    monkeypatch.setattr(fusion, "_READ", 1)
+    assert len(searcher.search("alike waves", mode="vector", limit=7)) == 7
+    assert len(set(read)) <= 12
+    read.clear()
+    assert len(searcher.similar(kept[3].insight.id, 4)) == 4
+    assert len(set(read)) <= 10
+    read.clear()
+    # Of these, the texts decide.
+    assert len(searcher.near_duplicates(kept[3].insight.id, limit=4)) == 4
+    assert len(set(read)) < 60
 
 
 def test_common_words_are_not_asked_for(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:

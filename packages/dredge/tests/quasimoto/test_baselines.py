@@ -104,6 +104,11 @@ def test_names_and_options_that_are_none() -> None:
         baseline("nerf", 2)
     with pytest.raises(ModelError, match="other options"):
         baseline("siren", 2, depth=3)
+    for name in ("siren", "finer"):
+        with pytest.raises(ModelError, match="w0 is a positive number; got 0"):
+            baseline(name, 2, w0=0)
+    with pytest.raises(ModelError, match="layers"):
+        baseline("fourier", 2, layers=-1)
 
 
 @pytest.mark.parametrize("method", ["nearest", "linear", "cubic", "rbf"])
@@ -119,6 +124,24 @@ def test_interpolation_goes_through_the_samples_and_is_exact_on_a_plane(method: 
         assert np.allclose(interpolate(points, values, inside, method), exact, atol=1e-5)
     outside = np.full((1, dim), 9.0)
     assert np.isfinite(interpolate(points, values, outside, method)).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "places"),
+    [("rbf", [[0.0], [0.0], [1.0]]), ("rbf", [[0.0, 0.0], [1.0, 1.0]]), ("linear", [[0.0, 0.0], [1.0, 1.0]]),
+     ("cubic", [[0.0, 0.0], [1.0, 1.0]]), ("cubic", [[1.0]])],
+)  # fmt: skip
+def test_too_few_samples_are_refused_by_name(method: str, places: list[list[float]]) -> None:
+    points = np.array(places)
+    with pytest.raises(ModelError, match=f"{method} interpolation takes"):
+        interpolate(points, np.ones((len(points), 1)), points[:1], method)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_points_without_values_are_refused() -> None:
+    for points, values in ((0, 0), (3, 2), (2, 3)):
+        with pytest.raises(ModelError, match=f"got {points} points and {values} values"):
+            interpolate(np.ones((points, 1)), np.ones((values, 1)), np.ones((1, 1)), "nearest")
 
 
 def test_ways_of_interpolating_that_are_none() -> None:

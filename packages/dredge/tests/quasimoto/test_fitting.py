@@ -159,6 +159,26 @@ def test_swa_is_the_mean_of_the_last_quarter() -> None:
     assert model.weight.item() == pytest.approx(sum(weights[6:]) / 2, rel=1e-5)
 
 
+def test_patience_waits_for_what_is_averaged() -> None:
+    x, y = line()
+    model = linear()
+    result = fit(model, x, y, epochs=40, lr=0.05, swa=True, val_fraction=0.2, patience=5)
+    # Until there is an average, the weights themselves are judged: they get better at every step.
+    scores = [row.validation for row in result.history]
+    assert len(scores) > 30
+    assert scores[:25] == sorted(scores[:25], reverse=True)
+    held = fitting._split(64, 0.2, torch.Generator().manual_seed(0))[1]
+    assert (model(x[held]) - y[held]).square().mean().item() == pytest.approx(result.best, rel=1e-5)
+
+
+def test_double_precision_stays_double() -> None:
+    x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    model = nn.Linear(1, 1).double()
+    exact = model(x).detach()
+    # In single precision 1e-9 more is no more at all.
+    assert fit(model, x, exact + 1e-9, epochs=1).history[0].loss == pytest.approx(1e-18, rel=1e-6, abs=0)
+
+
 def test_the_cosine_ends_at_a_hundredth() -> None:
     assert fitting._rate("cosine", 0.0, swa=False) == 1
     assert fitting._rate("cosine", 0.5, swa=False) == pytest.approx(0.505)
@@ -261,6 +281,13 @@ def test_samples_and_models_that_do_not_go_together_are_refused() -> None:
         fit(linear().requires_grad_(False), x, y, epochs=1)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("points", "values"), [((9, 1), (8, 1)), ((8, 1), (9, 1)), ((9,), (9, 1)), ((9, 1), (9,))])
+def test_shapes_that_do_not_go_together_are_refused(points: tuple[int, ...], values: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="as many of one as of the other"):
+        fit(linear(), torch.ones(points), torch.ones(values), epochs=1)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_is_the_same_model() -> None:
     x, y = line()
@@ -274,10 +301,21 @@ SCRIPT = """
 import os, sys, torch
 from dredge.quasimoto.fitting import fit
 from dredge.quasimoto.packets import WavePackets
+
+class Watched(WavePackets):
+    seen = []
+    def forward(self, coords, t=None):
+        if torch.is_grad_enabled() and len(coords) > 1:
+            self.seen.append(coords[:, 0].tolist())
+        return super().forward(coords, t)
+
 x = torch.linspace(-2, 2, 101)[:, None]
-model = WavePackets(1, 3)
+model = Watched(1, 3)
+rank = int(os.environ["RANK"])
+with torch.no_grad():
+    model.head.weight.add_(rank)  # all begin as the first process does
 result = fit(model, x, torch.cos(3 * x), epochs=6, batch_size=25, val_fraction=0.1, grad_clip=1.0, ema=0.9)
-torch.save([model.state_dict(), result.history[-1].loss, result.steps], f"{sys.argv[1]}/{os.environ['RANK']}")
+torch.save([model.state_dict(), result.history[-1].loss, result.steps, model.seen], f"{sys.argv[1]}/{rank}")
 """
 
 
@@ -299,12 +337,37 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     x = torch.linspace(-2, 2, 101)[:, None]
     model = WavePackets(1, 3)
     alone = fit(model, x, torch.cos(3 * x), epochs=6, batch_size=25, val_fraction=0.1, grad_clip=1.0, ema=0.9)
-    for rank in ("0", "1"):
-        state, loss, steps = torch.load(tmp_path / rank, weights_only=True)
+    first, second = (torch.load(tmp_path / rank, weights_only=True) for rank in "01")
+    for state, loss, steps, _ in (first, second):
         assert steps == alone.steps
         assert loss == pytest.approx(alone.history[-1].loss, rel=1e-4)
         for name, value in model.state_dict().items():
             assert torch.allclose(state[name], value, atol=1e-5)
+    assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+    # Each saw its half of every batch, and together they saw all samples once an epoch.
+    kept = sorted(x[fitting._split(101, 0.1, torch.Generator().manual_seed(0))[0], 0].tolist())
+    assert [len(batch) for batch in first[3]] == [13, 13, 13, 8] * 6
+    assert [len(batch) for batch in second[3]] == [12, 12, 12, 8] * 6
+    for epoch in range(6):
+        own = slice(4 * epoch, 4 * epoch + 4)
+        assert sorted(place for batch in (*first[3][own], *second[3][own]) for place in batch) == kept
+
+
+@pytest.mark.parametrize(("cuda", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
+def test_processes_meet_by_what_their_devices_speak(monkeypatch: pytest.MonkeyPatch, cuda: bool, backend: str) -> None:
+    asked = []
+
+    def meet(name: str, **_: Any) -> None:
+        asked.append(name)
+        raise RuntimeError("nobody is there")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: cuda)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    with pytest.raises(ModelError, match=r"they did not: nobody is there\. Start them by torchrun"):
+        Processes()
+    assert asked == [backend]
 
 
 def test_alone_there_is_one_process() -> None:

@@ -39,3 +39,5 @@ def test_sizes_start_at_one() -> None:
         SirenLayer(0, 3)
     with pytest.raises(ModelError, match="got 1, 0"):
         RandomFourierFeatures(1, 0)
+    with pytest.raises(ModelError, match="omega_0 is a positive number; got 0"):
+        SirenLayer(1, 3, omega_0=0)

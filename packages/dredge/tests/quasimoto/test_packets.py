@@ -148,6 +148,31 @@ def test_energy_is_the_integral(amplitude: float, phase: float, width: float, fr
         assert packet_energy(amplitude, phase, np.array([width]), np.array([frequency])) == pytest.approx(found)
 
 
+@given(seed=st.integers(0, 10_000))
+def test_energy_is_the_integral_on_two_axes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    width, frequency, phase = random.uniform(0.3, 1, 2), random.uniform(-4, 4, 2), random.uniform(-3, 3)
+    bend = random.uniform(-1, 1, (2, 2))
+    bend = bend + bend.T
+    axes = [np.linspace(-7 * w, 7 * w, 401) for w in width]
+    x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    angle = x @ frequency + 0.5 * np.einsum("...i,ij,...j", x, bend, x) + phase
+    wave = 1.5 * np.exp(-0.5 * ((x / width) ** 2).sum(-1)) * np.cos(angle)
+    exact = (wave**2).sum() * np.prod([axis[1] - axis[0] for axis in axes])
+    assert packet_energy(1.5, phase, width, frequency, bend) == pytest.approx(exact, rel=1e-8)
+
+
+def test_no_number_of_a_table_is_minus_zero() -> None:
+    model = WavePackets(2, 1)
+    with torch.no_grad():
+        model.frequency.copy_(torch.tensor([[0.0, -3.0]]))
+        model.centre.fill_(-0.0)
+        model.head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    packet = model.to_table()[0]
+    assert "-0.0" not in str(packet)
+    assert packet.frequency == (0.0, 3.0)
+
+
 def test_a_packet_is_json() -> None:
     assert set(scattered(1, 1, 1, 1).to_table()[0].as_json()) == {
         "centre", "width", "frequency", "cycles", "amplitude", "phase", "energy",

@@ -130,6 +130,17 @@ def test_scattered_points_of_a_plane_are_fitted_between_them_too() -> None:
     assert np.abs(model(torch.from_numpy(other)).detach().numpy() - wave(other)).max() < 1e-5
 
 
+@pytest.mark.parametrize("exponent", [-600, -20, 600, 1000])
+def test_the_size_of_values_changes_no_digit(exponent: int) -> None:
+    x = np.linspace(-4, 4, 100)[:, None]
+    values = np.exp(-(x**2)) * np.cos(5 * x)
+    plain = pursue(x, values, atoms=2, refine_steps=5, final_steps=5)
+    scaled = pursue(x, np.ldexp(values, exponent), atoms=2, refine_steps=5, final_steps=5)
+    for name in ("centre", "log_width", "frequency"):
+        assert torch.equal(plain.get_parameter(name), scaled.get_parameter(name))
+    assert np.array_equal(np.ldexp(plain.head.weight.detach().numpy(), exponent), scaled.head.weight.detach().numpy())
+
+
 def test_a_passed_deadline_leaves_a_whole_model() -> None:
     x = np.linspace(-4, 4, 100)[:, None]
     model = pursue(x, np.sin(5 * x), atoms=8, deadline=0.0, clock=lambda: 1.0)
@@ -155,6 +166,40 @@ def test_a_start_from_samples_is_better_than_the_mean(seed: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
         residual = model(torch.from_numpy(x)).detach().numpy() - values
         assert (residual**2).mean() < 0.5 * values.var()
+
+
+@pytest.mark.parametrize("envelope", ["peak", "density"])
+@pytest.mark.parametrize("anisotropic", [True, False])
+def test_a_start_has_the_best_amplitudes_of_its_own_packets(envelope: str, anisotropic: bool) -> None:
+    axis = np.linspace(-2, 2, 20)
+    x = np.stack([grid.ravel() for grid in np.meshgrid(axis, 3 * axis, indexing="ij")], axis=1)
+    values = (np.exp(-(x**2) @ [1.0, 0.1]) * np.cos(4 * x[:, 0]))[:, None]
+    model = WavePackets(2, 3, envelope=envelope, anisotropic=anisotropic).double()
+    initialise(model, x, values, seed=3)
+    with torch.no_grad():
+        basis = model.quadratures(torch.from_numpy(x)).numpy()
+        found = model(torch.from_numpy(x)).numpy()
+    best = np.linalg.lstsq(np.column_stack([basis, np.ones(len(x))]), values, rcond=None)[0]
+    exact = np.column_stack([basis, np.ones(len(x))]) @ best
+    assert np.abs(found - exact).max() < 1e-5
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_polishing_in_single_precision_never_loses(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = np.linspace(-6, 6, 300)[:, None]
+    values = sum(np.exp(-((x - random.uniform(-3, 3)) ** 2)) * np.cos(random.uniform(2, 9) * x) for _ in range(3))
+    model = WavePackets(1, 3)
+    model.load_state_dict(pursue(x, values, atoms=3).state_dict())
+
+    def error() -> float:
+        return float(((model(torch.from_numpy(x).float()).detach().double().numpy() - values) ** 2).mean())
+
+    before = error()
+    for _ in range(5):
+        polish(model, x, values, steps=3)
+        assert error() <= before
+        before = error()
 
 
 def test_polishing_gains_and_never_loses() -> None:
@@ -189,11 +234,23 @@ def test_samples_that_cannot_be_fitted_are_refused(x: np.ndarray, y: np.ndarray,
         pursue(x, y, atoms=2)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shapes", [((10,), (10, 1)), ((10, 1), (10,)), ((10, 1), (9, 1)), ((9, 1), (10, 1))])
+def test_shapes_that_do_not_go_together_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    x, y = (np.linspace(0, 1, shape[0]).reshape(shape) for shape in shapes)
+    with pytest.raises(ModelError, match="as many of one as of the other"):
+        pursue(x, y, atoms=1)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     x = np.linspace(0, 1, 10)[:, None]
-    with pytest.raises(ModelError, match="at least 1"):
+    with pytest.raises(ModelError, match="atoms is at least 1; got 0"):
         pursue(x, x, atoms=0)
+    with pytest.raises(ModelError, match="2 values each"):
+        polish(WavePackets(1, 1, 2), x, x, steps=1)
     with pytest.raises(ModelError, match="2 coordinates"):
         initialise(WavePackets(2, 3), x, x)
+    with pytest.raises(ModelError, match="a block has at least one packet; got -1"):
+        pursue(x, x, atoms=1, block=-1)
     with pytest.raises(ModelError, match="at least one"):
         refine(scattered(0, 0, 1), x, x, bounds=Dictionary.over(x).bounds(), steps=1)

@@ -83,9 +83,10 @@ def test_pictures(tmp_path: Path) -> None:
     Image.fromarray((pixels.astype(np.uint16) * 257).astype(np.uint16)).save(tmp_path / "c.png")
     assert np.allclose(read_signal(tmp_path / "c.png")[1], values, atol=1e-4)
     Image.new("RGB", (40, 20), (255, 255, 255)).save(tmp_path / "d.jpg")
-    coords, values = read_signal(tmp_path / "d.jpg", largest=10)
-    assert len(values) == 50
-    assert np.allclose(values, 1)
+    for most, kept in ((50, 50), (799, 39 * 19), (800, 800)):
+        coords, values = read_signal(tmp_path / "d.jpg", most=most)
+        assert len(values) == kept
+        assert np.allclose(values, 1)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_pictures(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n", "no row of numbers"),
         ("a.csv", b"0,1\n2\n", "line 2"),
         ("a.csv", b"0,1\n2,x\n", "line 2 is '2,x'"),
+        ("a.csv", b"0,1.5x\n2,3\n", "line 1 is '0,1.5x'"),
         ("a.csv", b"\xff\xfe\x00", "cannot be read"),
         ("a.csv", b"1,2,3,4,5,6,7\n", "at most 6 columns"),
         ("a.wav", b"RIFF\x00\x00", "sound"),
@@ -119,11 +121,15 @@ def test_other_refusals(tmp_path: Path) -> None:
     Image.new("L", (5, 1)).save(tmp_path / "a.png")
     with pytest.raises(SignalError, match="5 × 1 pixels"):
         read_signal(tmp_path / "a.png")
-    with pytest.raises(SignalError, match="at least 2 pixels"):
-        read_signal(tmp_path / "a.png", largest=1)
+    with pytest.raises(SignalError, match="at least 4 pixels"):
+        read_signal(tmp_path / "a.png", most=3)
     Image.new("L", (2100, 2100)).save(tmp_path / "b.png")
     with pytest.raises(SignalError, match="at most"):
         read_signal(tmp_path / "b.png")
+    Image.new("L", (5, 5)).save(tmp_path / "c.bmp")
+    (tmp_path / "c.bmp").rename(tmp_path / "c.png")  # a library that opens any format has more to be attacked
+    with pytest.raises(SignalError, match="a picture by its name"):
+        read_signal(tmp_path / "c.png")
     for array in (np.array(3.0), np.zeros((0, 3)), np.array(["a"]), np.array([1j])):
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(SignalError, match="NumPy array"):
@@ -151,6 +157,11 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         ("bad.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n"),
         ("bad.wav", b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"),
         ("bad.wav", b"RIFF\x04\x00\x00\x00WAVE"),
+        (  # two samples of 16 bits, none a second
+            "bad.wav",
+            b"RIFF\x28\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00"
+            b"\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x10\x00data\x04\x00\x00\x00\x01\x00\x02\x00",
+        ),
         ("bad.wav", b"RI"),
     ],
 )

@@ -1,6 +1,7 @@
 """Models come back exactly as they were written, and files that are not whole are refused."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def shaken(model: nn.Module) -> nn.Module:
 def models() -> list[nn.Module]:
     packets: list[nn.Module] = [
         WavePackets(2, 3, chirp=True), WavePackets(1, 4, 2, drift=True, envelope="density").double(),
+        baseline("siren", 2, seed=1).double(),
+        baseline("wire", 2, seed=1).double(),  # its complex layers stay single
     ]  # fmt: skip
     return [shaken(model) for model in [*packets, *(baseline(name, 2) for name in BASELINES)]]
 
@@ -44,6 +47,7 @@ def test_models_come_back_exactly(tmp_path: Path, suffix: str) -> None:
         for name, value in model.state_dict().items():
             assert torch.equal(again.state_dict()[name], value)
             assert again.state_dict()[name].dtype == value.dtype
+        assert all(parameter.requires_grad for parameter in again.parameters())
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -86,6 +90,17 @@ def test_codes_by_hand() -> None:
     assert codes[0, :3].tolist() == [127, -63, 1]
     assert scale[:, 0].tolist() == [1, 1]
     assert dequantised(codes, scale)[1].tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_not_coded(weight: float, tmp_path: Path) -> None:
+    model = nn.Linear(8, 2)
+    with torch.no_grad():
+        model.weight[1, 3] = weight
+    kept = model.weight.detach().clone()
+    with pytest.raises(ModelError, match="some of weight are not"):
+        compressed(model, torch.zeros(1, 8))
+    assert torch.equal(model.weight, kept) or weight != weight
 
 
 def damage_json(path: Path, change: Any) -> None:
@@ -141,5 +156,32 @@ def test_other_models_and_suffixes_are_refused(tmp_path: Path) -> None:
         save_model(nn.Linear(1, 1), tmp_path / "m.json")
     with pytest.raises(ModelError, match="ends in"):
         save_model(WavePackets(1, 1), tmp_path / "m.pt")
+    with pytest.raises(ModelError, match=r"got torch\.float16"):
+        save_model(WavePackets(1, 1).half(), tmp_path / "m.json")
+    with pytest.raises(ModelError, match=r"notes are JSON values; .*set"):
+        save_model(WavePackets(1, 1), tmp_path / "m.json", notes={"tags": {1, 2}})
+    spoilt = WavePackets(1, 1)
+    with torch.no_grad():
+        spoilt.centre.fill_(math.nan)
+    with pytest.raises(ModelError, match=r"Use \.safetensors"):
+        save_model(spoilt, tmp_path / "m.json")
     assert not list(tmp_path.iterdir())
+    assert load_model(save_model(spoilt, tmp_path / "m.safetensors")).centre.isnan().all()
     assert tensor_files.FORMAT == 1
+
+
+@pytest.mark.parametrize("config", [{"w0": "fast"}, {"w0": 0}, {"hidden": 10**15}, {"seed": 2**80}, {"dim": "2"}, 5])
+def test_settings_that_no_model_has_are_damage(tmp_path: Path, config: Any) -> None:
+    path = save_model(baseline("siren", 2), tmp_path / "m.json")
+    damage_json(path, lambda whole: whole.update(config={**whole["config"], **config} if config != 5 else config))
+    with pytest.raises(ArchiveError, match="what its kind needs"):
+        load_model(path)
+
+
+def test_a_header_that_is_no_object_is_damage(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    for header in ("[]", "[1]", "5", "{}", "nothing"):
+        save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata={"dredge": header})
+        with pytest.raises(ArchiveError):
+            load_model(tmp_path / "m.safetensors")

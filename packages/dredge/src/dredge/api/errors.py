@@ -201,11 +201,13 @@ def _refusal(error: Exception) -> RefusedError | None:
         return refusal_of(error)
     if not isinstance(error, HTTPException) or error.code is None or error.code == 500:
         return None
-    code, message = _OF_HTTP.get(error.code, (error.name.lower().replace(" ", "_"), f"{error.description}"))
+    if error.code in _OF_HTTP:
+        code, message = _OF_HTTP[error.code]
+        message = message.format(body_bytes=services().settings.limits.body_bytes)
+    else:
+        code, message = error.name.lower().replace(" ", "_"), error.description or f"{error.name}."
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
-    return RefusedError(
-        error.code, code, message.format(body_bytes=services().settings.limits.body_bytes), headers=headers
-    )
+    return RefusedError(error.code, code, message, headers=headers)
 
 
 def _sentence(error: DredgeError) -> str:

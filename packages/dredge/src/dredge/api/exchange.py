@@ -7,6 +7,7 @@ and Flask's own hooks cost several times as much.
 import re
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -53,7 +54,7 @@ class _Exchange:
         self._inner = inner
         self._metrics = services.metrics
         self._log = services.log
-        self._gate = Gate(settings.auth.tokens)
+        self._gate = Gate(settings.auth.tokens, (settings.server.host, *settings.server.hosts))
         self._limiter = RateLimiter(settings.limits.rate_per_minute, settings.limits.rate_burst)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -62,31 +63,35 @@ class _Exchange:
         request_id = given if given and _SANE_ID.fullmatch(given) else secrets.token_hex(8)
         environ[REQUEST_ID] = request_id
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            for name, _ in headers:
-                if name == "Cache-Control":
-                    break
-            else:
-                headers.append(_CACHING)
-            headers += _HEADERS
-            headers.append(("X-Request-ID", request_id))
-            seconds = perf_counter() - began
-            # A refused request was never matched with a route.
-            rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
-            route = rule.rule if rule is not None else None
-            method = environ["REQUEST_METHOD"]
-            number = int(status[:3])
-            self._metrics.request(method, route, number, seconds)
-            self._log.info(
-                "request", method=method, route=route, status=number, ms=round(seconds * 1000, 2), request_id=request_id
-            )
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
+        start = partial(self._start, environ, request_id, began, start_response)
         try:
             self._let_in(environ)
         except RefusedError as refusal:
             return answer_refusal(refusal, request_id)(environ, start)
         return self._inner(environ, start)
+
+    def _start(
+        self, environ: dict[str, Any], request_id: str, began: float, start_response: Callable[..., Any], status: str,
+        headers: list[tuple[str, str]], exc_info: Any = None,
+    ) -> Any:  # fmt: skip
+        for name, _ in headers:
+            if name == "Cache-Control":
+                break
+        else:
+            headers.append(_CACHING)
+        headers += _HEADERS
+        headers.append(("X-Request-ID", request_id))
+        seconds = perf_counter() - began
+        # A refused request was never matched with a route.
+        rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+        route = rule.rule if rule is not None else None
+        method = environ["REQUEST_METHOD"]
+        number = int(status[:3])
+        self._metrics.request(method, route, number, seconds)
+        self._log.info(
+            "request", method=method, route=route, status=number, ms=round(seconds * 1000, 2), request_id=request_id
+        )
+        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
     def _let_in(self, environ: dict[str, Any]) -> None:
         open_to_all = environ.get("PATH_INFO") in OPEN

@@ -33,7 +33,7 @@ def lift() -> Response:
         told["created"], told["seen"] = moment(insight.created), insight.seen
     else:
         told["message"], told["created"], told["seen"] = "Insight lifted, and not kept.", None, 0
-    own.metrics.hash_cache(*own.ids.counts())
+    own.metrics.hash_cache(own.ids.counts)
     return json_answer(told)
 
 

@@ -20,7 +20,7 @@ _JSON, _LINES, _PLAIN = "application/json", "application/x-ndjson", "text/plain"
 _ERRORS = {
     400: "Not the JSON that this service reads, or a field is missing.",
     401: "No token that opens the service.",
-    403: "A page of another site wants to change something.",
+    403: "A page of another site wants to change something, or the host's name is not one of the service's.",
     404: "No record has this id.",
     405: "The route does not take this method; the header Allow has those that it takes.",
     413: "The body is too large.",
@@ -68,9 +68,7 @@ class Operation:
         """Of all errors that it answers."""
         found = {405, 413, 429, 500, *self.errors}
         if not self.open_to_all:
-            found.add(401)
-        if self.method != "get":
-            found.add(403)
+            found |= {401, 403}
         if self.body is not None:
             found |= {400, 413, 415, 422}
         if self.query is not None:

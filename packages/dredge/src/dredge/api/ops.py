@@ -1,10 +1,9 @@
 """What the service says of itself."""
 
-from importlib.metadata import version
-from typing import Any
+from flask import Blueprint, Response, request
 
-from flask import Blueprint, Response, current_app, request
-
+from dredge import __version__
+from dredge.api import pages
 from dredge.api.answers import json_answer
 from dredge.api.openapi import ABOUT, document
 from dredge.api.services import services
@@ -12,7 +11,6 @@ from dredge.metrics import CONTENT_TYPE
 
 __all__ = ["OPEN", "operating"]
 
-VERSION = version("dredge")
 # Needs no token, and is not counted against a client.
 OPEN = frozenset({"/health"})
 
@@ -20,7 +18,7 @@ operating = Blueprint("operating", __name__)
 
 _CARD = {
     "name": "dredge",
-    "version": VERSION,
+    "version": __version__,
     "description": ABOUT,
     "endpoints": {
         "health": "/health", "ready": "/ready", "lift": "/lift", "batch": "/lift/batch", "signal": "/lift/signal",
@@ -31,12 +29,11 @@ _CARD = {
 
 
 @operating.get("/")
-def root() -> Any:
+def root() -> Response:
     """A card of the service; the page for those who prefer HTML."""
-    page = current_app.view_functions.get("pages.home")
     accepted = request.accept_mimetypes
-    if page is not None and accepted["text/html"] > accepted["application/json"]:
-        return current_app.ensure_sync(page)()
+    if accepted["text/html"] > accepted["application/json"]:
+        return pages.home()
     answer = json_answer(_CARD)
     answer.vary.add("Accept")
     return answer
@@ -45,21 +42,21 @@ def root() -> Any:
 @operating.get("/health")
 def health() -> Response:
     """The process answers."""
-    return json_answer({"status": "healthy", "version": VERSION})
+    return json_answer({"status": "healthy", "version": __version__})
 
 
 @operating.get("/ready")
 def ready() -> Response:
     """The process and its database answer."""
     services().store.ready()
-    return json_answer({"status": "ready", "version": VERSION})
+    return json_answer({"status": "ready", "version": __version__})
 
 
 @operating.get("/metrics")
 def metrics() -> Response:
     """Counters for Prometheus."""
     own = services()
-    own.metrics.hash_cache(*own.ids.counts())
+    own.metrics.hash_cache(own.ids.counts)
     return Response(own.metrics.render(), content_type=CONTENT_TYPE)
 
 
@@ -67,4 +64,4 @@ def metrics() -> Response:
 def openapi() -> Response:
     """This description."""
     own = services()
-    return json_answer(document(own.settings, VERSION))
+    return json_answer(document(own.settings, __version__))

@@ -15,13 +15,13 @@ from dredge.api.errors import RefusedError, answer_error, refusal_of
 from dredge.api.excerpts import Excerpt, excerpt, visible
 from dredge.api.services import services
 from dredge.api.signal_documents import SignalDocument, read_document
+from dredge.api.signal_fits import kept_signal
 from dredge.api.signal_forms import ACCEPTED, pasted_samples, uploaded_samples
 from dredge.errors import DredgeError, InsightError, MissingExtraError, QueryError, SignalError
 from dredge.insights.fusion import asked_words
 from dredge.insights.ids import check_text
 from dredge.insights.records import Hit, Insight, Kind, Stored
 from dredge.insights.search import MAX_RESULTS, Mode
-from dredge.signals import lift_signal, signal_id
 
 __all__ = ["pages"]
 
@@ -35,8 +35,15 @@ _WIDE, _HALF, _NARROW = 760, 420, 350
 _LIKE = 0.2
 """Score from which records are called similar; below it they share common words and endings alone."""
 _TITLE = 200
-_PATIENCE = 5.0
+_FIELDS = 20
 _KEPT = {"new": "Kept.", "again": "It was kept before, and is counted once more.", "deleted": "Deleted."}
+
+
+@pages.before_request
+def count_fields() -> None:
+    """Refuses a form of more fields than any here has, before it is taken apart."""
+    if request.mimetype == "application/x-www-form-urlencoded" and request.get_data().count(b"&") >= _FIELDS:
+        raise RefusedError(422, "too_many_fields", f"A form has at most {_FIELDS} fields; got more. Send those.")
 
 
 @pages.get("/home")
@@ -44,7 +51,7 @@ def home() -> Response:
     """The first page; also at `/` for those who prefer HTML."""
     try:
         return _home()
-    except DredgeError as error:
+    except Exception as error:  # noqa: BLE001
         # At `/` it is a view of another blueprint that failed, whose errors are JSON.
         return failed(error)
 
@@ -86,7 +93,7 @@ def record(insight_id: str) -> str:
     return _page(
         "record",
         insight=insight,
-        title=(document and document.title) or excerpt(insight.text).title,
+        title=visible(document.title[:_TITLE]) if document and document.title.strip() else excerpt(insight.text).title,
         text=visible(insight.text if whole else insight.text[:_SHOWN]),
         whole=whole,
         same=_shown_hits(same),
@@ -168,8 +175,8 @@ def lift_signals() -> Any:
                 raise SignalError("a signal is pasted, or sent as a file; got both. Leave one out.")
             coords, values = uploaded_samples(file)
         else:
-            coords, values = pasted_samples(given["samples"])
-        stored = _kept_signal(coords, values, title, most)
+            coords, values = pasted_samples(given["samples"], services().settings.limits.signal_points)
+        stored = kept_signal(services(), coords, values, title=title, max_packets=most, seconds=None)
     except (SignalError, InsightError, MissingExtraError, RefusedError) as error:
         refusal = refusal_of(error)
         assert refusal is not None  # each of these has one
@@ -228,25 +235,6 @@ def _signal_form(given: dict[str, str] | None = None, field: str = "", error: st
 def _to_record(stored: Stored) -> Response:
     told = "new" if stored.created else "again"
     return make_response(redirect(url_for("pages.record", insight_id=stored.insight.id, told=told), 303))
-
-
-def _kept_signal(coords: Any, values: Any, title: str, most: int | None) -> Stored:
-    own = services()
-    limits = own.settings.limits
-    if len(values) <= limits.signal_points:
-        known = own.store.find(signal_id(coords, values))
-        document = read_document(known.signal) if known is not None else None
-        if known is not None and document is not None and most is None and title in ("", document.title):
-            return own.store.put_signal(known.id, known.text, known.signal or {})
-    if not own.fits.acquire(timeout=_PATIENCE):
-        raise RefusedError(429, "busy", "One signal is fitted at a time; one is. Send it again in a few seconds.")
-    try:
-        lifted = lift_signal(
-            coords, values, title=title, max_packets=most, seconds=limits.fit_seconds, limits=limits
-        )  # fmt: skip
-    finally:
-        own.fits.release()
-    return own.store.put_signal(lifted.id, lifted.text, lifted.document)
 
 
 def _drawings(document: SignalDocument) -> list[tuple[str, str, list[Markup]]]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from werkzeug.datastructures import FileStorage
 from werkzeug.utils import secure_filename
 
-from dredge.errors import MissingExtraError, SignalError
+from dredge.errors import SignalError
 
 __all__ = ["ACCEPTED", "pasted_samples", "uploaded_samples"]
 
@@ -21,18 +21,19 @@ _BEGINNINGS = tuple("0123456789+-.,")
 """Of a number, and of what was meant as one; no name of a column begins so."""
 
 
-def pasted_samples(text: str) -> Samples:
+def pasted_samples(text: str, most: int | None = None) -> Samples:
     r"""Reads columns of numbers, the value last, as a spreadsheet or a logger gives them.
 
     Args:
         text: lines of numbers, parted by semicolons, tabs, commas or blanks; one line of names may stand above. A
             single column has the coordinates 0, 1, 2, ….
+        most: samples at most; None = any number.
 
     Returns:
         Coordinates in rows, and values.
 
     Raises:
-        SignalError: a line that is none of numbers, or of another length than the first.
+        SignalError: too many lines, or one that is none of numbers, or of another length than the first.
 
     >>> coords, values = pasted_samples("t, u\n0, 1.5\n0.1, 2")
     >>> coords.tolist(), values.tolist()
@@ -41,6 +42,10 @@ def pasted_samples(text: str) -> Samples:
     lines = [(index, line.strip()) for index, line in enumerate(text.splitlines(), 1) if line.strip()]
     if lines and not any(cell.strip()[:1] in _BEGINNINGS for cell in _cells(lines[0][1])):
         lines = lines[1:]
+    if most is not None and len(lines) > most:
+        raise SignalError(
+            f"a signal has at most {most:,} samples; got {len(lines):,}. Keep one of every {-(-len(lines) // most)}."
+        )
     rows: list[list[float]] = []
     for index, line in lines:
         cells = _cells(line)
@@ -89,11 +94,6 @@ def uploaded_samples(file: FileStorage) -> Samples:
         except SignalError as error:
             # The sender knows the file by another name, and nothing of this machine's folders.
             raise SignalError(str(error).replace(str(path), f"the file {name}")) from error
-        except MissingExtraError:
-            raise
-        except Exception as error:
-            # On a damaged file the libraries fail with whatever their code meets first, UnboundLocalError included.
-            raise SignalError(f"a file is what its name says; the file {name} cannot be. Write it anew.") from error
 
 
 def _cells(line: str) -> list[str]:

@@ -85,7 +85,7 @@ def recombined(parts: Sequence[str], count: int, seed: int) -> list[str]:
 def edited(sentence: str, random: Random, *, share: float = 1.0, letters: int = 4) -> str:
     """A sentence with one random edit in each of its longer words.
 
-    An edit drops, doubles into another, replaces or swaps a letter at a random place.
+    An edit drops a letter, inserts or replaces one, or swaps two neighbours, at a random place.
 
     Args:
         sentence: the sentence.

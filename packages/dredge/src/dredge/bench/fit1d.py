@@ -56,8 +56,8 @@ def mse(model: nn.Module, coords: Float[Tensor, "points dim"], values: Float[Ten
         The error.
     """
     with torch.no_grad():
-        found = [model(part.to(next(model.parameters()).dtype)).double() for part in coords.split(1 << 14)]
-    return float((torch.cat(found) - values.double()).square().mean())
+        found = [model(part.to(next(model.parameters()))).double().cpu() for part in coords.split(1 << 14)]
+    return float((torch.cat(found) - values.double().cpu()).square().mean())
 
 
 def measured(
@@ -174,7 +174,7 @@ def run(*, atoms: tuple[int, ...] = (12, 16, 24), epochs: int = 2000, baselines:
 
         def sines() -> tuple[nn.Module, int | None]:
             model = Scaled(Siren(1, hidden=64, layers=2), 10.0)
-            fit(model, x, y, epochs=epochs, lr=1e-3, schedule="constant")
+            fit(model, x, y, epochs=epochs, lr=1e-3, schedule="constant", device="cpu")
             return model, epochs
 
         yield measured("chirp", "published ensemble(16), lr 1e-3", x, y, 0, published)

@@ -59,7 +59,7 @@ def trained(
     """
     last = min(_POLISH, epochs // 6)
     model = initialise(WavePackets(3, ATOMS), coords, values, seed=seed)
-    fit(model, coords, values, epochs=epochs - last, lr=1e-2)
+    fit(model, coords, values, epochs=epochs - last, lr=1e-2, device="cpu")
     return polish(model, coords, values, steps=last), epochs
 
 
@@ -99,11 +99,11 @@ def _published(
 ) -> tuple[nn.Module, int]:
     torch.manual_seed(seed)
     model = AtTimeZero(QuasimotoEnsemble4D())
-    fit(model, coords, values, epochs=epochs, lr=lr, schedule="constant")
+    fit(model, coords, values, epochs=epochs, lr=lr, schedule="constant", device="cpu")
     return model, epochs
 
 
 def _sines(coords: Float[Tensor, "points 3"], values: Float[Tensor, "points 1"], epochs: int) -> tuple[nn.Module, int]:
     model = Scaled(Siren(3, hidden=64, layers=2), 5.0)
-    fit(model, coords, values, epochs=epochs, lr=1e-3, schedule="constant")
+    fit(model, coords, values, epochs=epochs, lr=1e-3, schedule="constant", device="cpu")
     return model, epochs

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dredge.errors import ConfigError
+
 __all__ = ["SIZES", "HashRow", "measure_hashes"]
 
 SIZES = (20, 39, 100, 1_000, 10_000, 100_000, 1_000_000)
 """Bytes of the texts."""
 
 _ENTRIES = 1024
+_SMALLEST = 20
 _HELD_BYTES = 16_000_000
 """Texts of one column take at most about this much memory."""
 
@@ -79,9 +82,18 @@ def measure_hashes(sizes: Sequence[int] = SIZES, *, turns: int = 7) -> list[Hash
     Returns:
         One row a size.
 
+    Raises:
+        ConfigError: a size or a number of turns that is too small.
+
     >>> [row.size for row in measure_hashes([20, 100], turns=1)]
     [20, 100]
     """
+    if turns < 1 or min(sizes, default=_SMALLEST) < _SMALLEST:
+        # Texts of fewer bytes could not all be different.
+        raise ConfigError(
+            f"texts have {_SMALLEST} bytes or more, and there is a turn; got {min(sizes, default=0)} and {turns}. Take "
+            "more."
+        )
     rows = []
     for size in sizes:
         n = max(4, min(2_000, _HELD_BYTES // (size * turns)))

@@ -110,9 +110,10 @@ def psnr(found: Float[np.ndarray, "M 1"], exact: Float[np.ndarray, "M 1"]) -> fl
         exact: what it should be.
 
     Returns:
-        In dB.
+        In dB; infinite where nothing differs.
     """
-    return float(-10 * np.log10(np.mean((np.clip(found, 0, 1) - exact) ** 2)))
+    with np.errstate(divide="ignore"):
+        return float(-10 * np.log10(np.mean((np.clip(found, 0, 1) - exact) ** 2)))
 
 
 def run(

@@ -4,6 +4,7 @@ The sentences are cut in two halves, always in the same way. The constants of `d
 the development half; what is reported is about the other one.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -137,21 +138,16 @@ def measure_recall(
         QueryError: an unknown kind, no query, or more of them than texts.
     """
     texts = half_of(sentences(), "reported") if texts is None else texts
-    unknown = set(kinds) - QUERY_KINDS.keys()
-    if unknown or not 1 <= queries <= len(texts):
-        raise QueryError(
-            f"queries are of the kinds {', '.join(QUERY_KINDS)} and number 1 to {len(texts)}; got "
-            f"{', '.join(kinds)} and {queries}. Change them."
-        )
+    _check(texts, kinds, queries)
     rows = []
     with _filled(store, texts) as filled:
         searcher = Searcher(filled)
         for seed in seeds:
             for kind in kinds:
-                ranks: dict[str, list[int]] = {}
+                ranks: dict[str, list[int | float]] = {}
                 for sentence, query in _queries(texts, kind, queries, seed):
                     for mode, found in _found(searcher, query).items():
-                        ranks.setdefault(mode, []).append(found.index(sentence) if sentence in found else len(texts))
+                        ranks.setdefault(mode, []).append(found.index(sentence) if sentence in found else math.inf)
                 for mode, places in ranks.items():
                     at_1, at_10 = (float(np.mean(np.array(places) < most)) for most in (1, 10))
                     rows.append(RecallRow(mode, kind, seed, queries, at_1, at_10))
@@ -210,16 +206,22 @@ def fit_weights(*, seed: int = 1, queries: int = 600, texts: Sequence[str] | Non
 
     Returns:
         The weights.
+
+    Raises:
+        QueryError: no query, or more of them than texts.
     """
     texts = half_of(sentences(), "development") if texts is None else texts
+    _check(texts, list(QUERY_KINDS), queries)
     tables: list[list[tuple[float, float, float]]] = []
     with _filled(None, texts) as store:
         searcher = Searcher(store)
         for kind in QUERY_KINDS:
             for sentence, query in _queries(texts, kind, queries, seed):
                 candidates, read = searcher.candidates(query, _CANDIDATES)
-                # The right one first.
-                candidates.sort(key=lambda one: read[one.id].text != sentence)
+                # The right one first; of texts that are too long to be read, no share of words is known.
+                candidates = sorted(
+                    (one for one in candidates if one.id in read), key=lambda one: read[one.id].text != sentence
+                )
                 if candidates and read[candidates[0].id].text == sentence:
                     tables.append([(one.cosine or 0.0, one.share, one.share * one.relative) for one in candidates])
     most = max(map(len, tables))
@@ -260,6 +262,14 @@ def _conditional_logit(
         weights = weights - step
         if np.abs(step).max() <= 1e-6:
             return weights, loss(weights)
+
+
+def _check(texts: Sequence[str], kinds: Sequence[str], queries: int) -> None:
+    if not QUERY_KINDS.keys() >= set(kinds) or not 1 <= queries <= len(texts):
+        raise QueryError(
+            f"queries are of the kinds {', '.join(QUERY_KINDS)} and number 1 to {len(texts)}; got "
+            f"{', '.join(kinds)} and {queries}. Change them."
+        )
 
 
 def _found(searcher: Searcher, query: str) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Commands about settings: where they are, what they are, and a file to begin with."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +20,14 @@ app = typer.Typer(name="config", help="Settings: show them, say where they are, 
 
 @app.command()
 def show(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Print all settings as they hold here, tokens blotted out.
+    """Print all settings as they hold here, tokens and the database's password blotted out.
 
     Examples:
       dredge config show
     """
     values = settings_of(config, None).model_dump(mode="json")
     values["auth"]["tokens"] = ["…" for _ in values["auth"]["tokens"]]
+    values["database"]["url"] = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", values["database"]["url"])
     if as_json:
         print_json(values)
     else:
@@ -62,9 +64,9 @@ def init(
 
 
 def _toml(sections: dict[str, dict[str, Any]]) -> str:
-    # Two levels of plain values: a JSON value is a TOML value.
+    # Two levels of plain values. A JSON value is a TOML value, but for pairs of surrogates, and DEL not escaped.
     blocks = [
-        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
         for name, values in sections.items()
     ]
-    return "\n".join(blocks)
+    return "\n".join(blocks).replace("\x7f", "\\u007f")

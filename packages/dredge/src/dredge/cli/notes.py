@@ -2,16 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from dredge.cli.options import AsJson, ConfigFile, DatabaseUrl, Limit, settings_of
+from dredge.cli.options import AsJson, ConfigFile, DatabaseUrl, Limit, Token, settings_of
 from dredge.cli.output import insight_values, print_facts, print_hits, print_json, say
-from dredge.errors import ArchiveError, DredgeError
+from dredge.errors import ArchiveError, DredgeError, InsightError, QueryError
 from dredge.files import write_whole
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ __all__ = [
     "stats",
 ]
 
-_Id = Annotated[str, typer.Argument(help="Id of a record: 64 hexadecimal digits.")]
+_CHARACTERS: Final = 4_000_000  # of texts that are kept at once, after which no more are read
+_Id = Annotated[str, typer.Argument(help="Id of a record, or its first 8 digits or more.")]
 _Out = Annotated[Path | None, typer.Option("--out", help="File to write; standard output by default.")]
 
 
@@ -52,7 +54,7 @@ def lift(
     from dredge.insights.ids import check_text
 
     settings = settings_of(config, db)
-    text = sys.stdin.read().rstrip("\n") if text == "-" else text
+    text = _given_text() if text == "-" else text
     check_text(text, settings.limits.text_bytes)
     with opened(settings) as store:
         stored = store.put(text)
@@ -77,34 +79,16 @@ def batch(
       dredge batch notes.jsonl
       jq -c .body export.json | dredge batch -
     """
-    from dredge.insights.ids import check_text
-
     settings = settings_of(config, db)
-    counts, errors = {"lines": 0, "new": 0, "known": 0}, []
+    counts = {"lines": 0, "new": 0, "known": 0}
+    errors: list[dict[str, Any]] = []
     with opened(settings) as store:
-        texts: list[str] = []
-
-        def keep() -> None:
-            found = store.put_many(texts)
-            new = sum(stored.created for stored in found)
+        texts = _texts(file, settings.limits.text_bytes, errors)
+        for group in _groups(texts, settings.limits.batch_items):
+            new = sum(stored.created for stored in store.put_many(group))
             counts["new"] += new
-            counts["known"] += len(found) - new
-            texts.clear()
-
-        for number, line in enumerate(_lines(file), 1):
-            if not line.strip():
-                continue
-            counts["lines"] += 1
-            try:
-                text = _text_of(number, line)
-                check_text(text, settings.limits.text_bytes)
-            except DredgeError as error:
-                errors.append({"line": number, "error": str(error)})
-                continue
-            texts.append(text)
-            if len(texts) == settings.limits.batch_items:
-                keep()
-        keep()
+            counts["known"] += len(group) - new
+    counts["lines"] = counts["new"] + counts["known"] + len(errors)
     for refused in errors:
         say(f"line {refused['line']}: {refused['error']}")
     if as_json:
@@ -149,7 +133,7 @@ def similar(
 
     settings = settings_of(config, db)
     with opened(settings) as store:
-        hits = Searcher(store, settings.search).similar(id, limit)
+        hits = Searcher(store, settings.search).similar(_whole(store, id), limit)
     _show(f"near to {id[:12]}", hits, as_json)
 
 
@@ -160,7 +144,7 @@ def get(id: _Id, as_json: AsJson = False, db: DatabaseUrl = None, config: Config
       dredge get ID --json
     """
     with opened(settings_of(config, db)) as store:
-        insight = store.get(id)
+        insight = store.get(_whole(store, id))
     if as_json:
         print_json(insight_values(insight))
     else:
@@ -174,6 +158,7 @@ def delete(id: _Id, db: DatabaseUrl = None, config: ConfigFile = None) -> None:
       dredge delete ID
     """
     with opened(settings_of(config, db)) as store:
+        id = _whole(store, id)
         store.delete(id)
     say(f"deleted {id}")
 
@@ -190,12 +175,12 @@ def export(out: _Out = None, db: DatabaseUrl = None, config: ConfigFile = None) 
     with opened(settings_of(config, db)) as store:
         if out is None:
             for line in export_lines(store):
-                typer.echo(line.rstrip("\n"))
+                typer.echo(line.encode())  # whatever the encoding of the terminal
             return
 
         def write(temporary: Path) -> None:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(line.rstrip("\n") + "\n" for line in export_lines(store))
+                file.writelines(f"{line}\n" for line in export_lines(store))
 
         write_whole(out, write)
     say(f"wrote {out}")
@@ -215,7 +200,7 @@ def import_(
     from dredge.insights.archive import import_lines
 
     with opened(settings_of(config, db)) as store:
-        report = asdict(import_lines(store, _lines(file)))
+        report = asdict(import_lines(store, _archived(file)))
     if as_json:
         print_json(report)
     else:
@@ -231,8 +216,8 @@ def reindex(db: DatabaseUrl = None, config: ConfigFile = None) -> None:
     from dredge.insights.encoders import encoder_named
 
     settings = settings_of(config, db)
-    with opened(settings) as store:
-        done = store.reindex(encoder_named(settings.search.encoder))
+    with opened(settings) as store, _progress("encoding") as told:
+        done = store.reindex(encoder_named(settings.search.encoder), progress=told)
     say(f"{done:,} records have new vectors")
 
 
@@ -253,9 +238,7 @@ def stats(
     url: Annotated[
         str | None, typer.Option("--url", help="A running service, whose cache of ids is told too.", show_default=False)
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="DREDGE_TOKEN", help="Of the service.", show_default=False)
-    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
     db: DatabaseUrl = None,
     config: ConfigFile = None,
@@ -311,24 +294,88 @@ def _show(title: str, hits: list[Any], as_json: bool) -> None:
         say("nothing found")
 
 
-def _lines(file: Path) -> Iterator[str]:
-    if str(file) == "-":
-        yield from sys.stdin
-        return
-    with file.open(encoding="utf-8") as lines:
-        try:
-            yield from lines
-        except UnicodeDecodeError as error:
-            raise ArchiveError(f"a file of lines is UTF-8; {file} is not: {error.reason}. Convert it.") from error
+def _whole(store: "Store", given: str) -> str:
+    """The id that begins as given; what is given where none does, so that the store says so."""
+    found = store.ids_beginning(given.lower()) if 8 <= len(given) < 64 else []
+    if len(found) > 1:
+        raise QueryError(f"the first digits of an id are those of one record; {given} is of several. Give more digits.")
+    return found[0] if found else given
 
 
-def _text_of(number: int, line: str) -> str:
+def _given_text() -> str:
+    """Standard input, as its bytes say; what ends its last line is the shell's, and no part of the text."""
     try:
-        value = json.loads(line)
+        return sys.stdin.buffer.read().decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InsightError(f"a text is UTF-8; byte {error.start + 1} of this one is not. Convert it.") from error
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as lines:
+        yield from lines
+
+
+def _archived(file: Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(file), 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise ArchiveError(
+                f"line {number}: a line is UTF-8; byte {error.start + 1} of this one is not. Export or transfer it "
+                "again. Nothing was imported."
+            ) from error
+
+
+def _texts(file: Path, most: int, errors: list[dict[str, Any]]) -> Iterator[str]:
+    """Texts that can be kept; the others are added to the errors."""
+    from dredge.insights.ids import check_text
+
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            text = _text_of(line)
+            check_text(text, most)
+        except DredgeError as error:
+            errors.append({"line": number, "error": str(error)})
+        else:
+            yield text
+
+
+def _text_of(line: bytes) -> str:
+    try:
+        value = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"a line is JSON; line {number} is not: {error}. Correct it.") from error
+        raise ArchiveError(f"a line is JSON in UTF-8; this one is not: {error}. Correct it.") from error
     if isinstance(value, dict):
         value = value.get("text", value.get("insight_text"))
     if not isinstance(value, str):
-        raise ArchiveError(f'a line is a text or has one under "text"; line {number} has none. Correct it.')
+        raise ArchiveError('a line is a text or has one under "text"; this one has none. Correct it.')
     return value
+
+
+def _groups(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        group.append(text)
+        characters += len(text)
+        if len(group) == most or characters > _CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], object]]:
+    """How far long work has come: a bar on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: say(f"{what}: {done:,} of {total:,}")
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

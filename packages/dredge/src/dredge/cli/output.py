@@ -96,11 +96,13 @@ def _short(text: str, most: int = 160) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        # Counters of a service are whole numbers, and floats.
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _results() -> Console:
     # A file or a pipe has no width of its own; rich would take 80 columns.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(soft_wrap=not sys.stdout.isatty(), width=width, markup=False, highlight=False)
+    # Texts are shown as they are: neither [b] nor :smile: in one means anything.
+    return Console(soft_wrap=not sys.stdout.isatty(), width=width, markup=False, highlight=False, emoji=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dredge.cli.options import AsJson, ConfigFile, DatabaseUrl, settings_of
+from dredge.cli.options import AsJson, ConfigFile, DatabaseUrl, Token, settings_of
 from dredge.cli.output import print_facts, print_json
 
 __all__ = ["health", "mcp", "openapi", "serve"]
@@ -38,7 +38,7 @@ def serve(
 def mcp(
     transport: Annotated[Literal["stdio", "http"], typer.Option(help="How clients connect.")] = "stdio",
     host: Annotated[str, typer.Option(help="Of http: address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Of http: port to listen on.")] = 3002,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of http: port; 0 = any free one.")] = 3002,
     db: DatabaseUrl = None,
     config: ConfigFile = None,
 ) -> None:
@@ -55,6 +55,7 @@ def mcp(
 
 def health(
     url: Annotated[str, typer.Option("--url", help="Of the service.")] = "http://127.0.0.1:3001",
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a running service how it is. Exit code 1 when it is not ready, 2 when it cannot be reached.
@@ -65,7 +66,7 @@ def health(
     """
     from dredge.cli.client import health_of
 
-    found = health_of(url)
+    found = health_of(url, token)
     if as_json:
         print_json(found)
     else:

@@ -25,7 +25,8 @@ def fit(
 ) -> None:
     """Fit a signal with a few wave packets, draw them, and keep it.
 
-    A table of numbers has a column for each coordinate, then the values; one column alone is sampled at 0, 1, 2, ….
+    A table of numbers has a column for each coordinate, then the values; one column alone is sampled at 0, 1, 2, …. A
+    picture with more pixels than a signal may have samples is made smaller.
 
     Examples:
       dredge fit chirp.csv
@@ -42,7 +43,7 @@ def fit(
     # The matrices are small: more threads wait for each other longer than they work.
     torch.set_num_threads(1)
     settings = settings_of(config, db, limits={"fit_seconds": seconds})
-    coords, values = read_signal(signal)
+    coords, values = read_signal(signal, most=settings.limits.signal_points)
     coords, values = coords[::every], values[::every]
     say(f"fitting {len(values):,} samples; at most {settings.limits.fit_seconds:g} s")
     lifted = lift_signal(
@@ -67,10 +68,11 @@ def fit(
         for packet in lifted.packets
     ]
     explained = lifted.document["residual"]["explained"]
-    print_table(f"{len(rows)} packets explain {explained:.2%}; residual {lifted.residual:.3g}", head, rows)
+    said = "1 packet explains" if len(rows) == 1 else f"{len(rows)} packets explain"
+    print_table(f"{said} {explained:.2%}; residual {lifted.residual:.3g}", head, rows)
     for file in files:
         typer.echo(f"wrote {file}")
-    say(f"kept; see it again: dredge get {lifted.id[:12]}…, or in the page of dredge serve" if keep else "not kept")
+    say(f"kept; see it again: dredge get {lifted.id}, or in the page of dredge serve" if keep else "not kept")
 
 
 def compress(

@@ -33,6 +33,7 @@ _ID: Final = re.compile("[0-9a-f]{64}")
 _EXPORTED: Final = 32  # insights read at once: a text may have a megabyte
 _IMPORTED: Final = 500
 _CHARACTERS: Final = 4_000_000
+_SEEN: Final = 10**12  # more than are ever counted, so few that neither a count nor the sum of all passes 63 bits
 # All that str.splitlines takes for the end of a line and JSON leaves as it is.
 _LINE_ENDS: Final = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
@@ -204,8 +205,8 @@ def _line(number: int, values: dict[str, Any]) -> _Line:
     identifier, kind, seen, content = (values[name] for name in ("id", "kind", "seen", "text"))
     if kind not in ("text", "signal") or not isinstance(content, str) or not isinstance(identifier, str):
         _refuse(number, f"id and text are strings, and kind is text or signal; got {kind!r}"[:200], again)
-    if type(seen) is not int or not 0 < seen < 1 << 63:
-        _refuse(number, f"seen is a count from 1; got {seen!r}"[:200], again)
+    if type(seen) is not int or not 0 < seen <= _SEEN:
+        _refuse(number, f"seen is a count from 1 to {_SEEN}; got {seen!r}"[:200], again)
     try:
         check_text(content)
         document = document_json(signal) if isinstance(signal, dict) else None

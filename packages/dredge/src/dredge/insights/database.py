@@ -43,7 +43,8 @@ class Database:
         self.settings = settings
         self.url = database_url(settings)
         self.dialect: Dialect = "sqlite" if self.url.get_backend_name() == "sqlite" else "postgresql"
-        self.path = Path(self.url.database or "") if self.dialect == "sqlite" else None
+        # The process may go to another folder later.
+        self.path = Path(self.url.database or "").absolute() if self.dialect == "sqlite" else None
         self.closed = False
         self._writer = threading.Lock()
         self._compiled: dict[TextClause, str] = {}
@@ -179,26 +180,29 @@ class Database:
     # --- opening ------------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        if self.dialect == "sqlite":
-            self._write_ahead()
-        with self.reading() as connection:
-            if self.dialect == "postgresql":
-                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
-                if encoding != "UTF8":
-                    raise StoreError(
-                        f"a database holds all of Unicode; {self._name()} has the encoding {encoding}. Make it anew: "
-                        "createdb --encoding=UTF8 --template=template0."
-                    )
-            if schema_version(connection) == SCHEMA_VERSION:
-                return
-        with self.writing() as connection:
-            migrate(connection)
+        if (self._on_sqlite() if self.dialect == "sqlite" else self._on_postgresql()) != SCHEMA_VERSION:
+            with self.writing() as connection:
+                migrate(connection)
 
-    def _write_ahead(self) -> None:
+    def _on_postgresql(self) -> str | None:
+        """Version of the tables."""
+        with self.reading() as connection:
+            encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+            if encoding != "UTF8":
+                raise StoreError(
+                    f"a database holds all of Unicode; {self._name()} has the encoding {encoding}. Make it anew: "
+                    "createdb --encoding=UTF8 --template=template0."
+                )
+            return schema_version(connection)
+
+    def _on_sqlite(self) -> str | None:
+        """Version of the tables; keeps a write-ahead log from now on."""
         deadline = time.monotonic() + self.settings.busy_timeout_ms / 1000
         while True:
             try:
                 with self._reads.connect() as connection:
+                    # First: a file of another program is refused as it is, and the kind of log is written into it.
+                    found = schema_version(connection)
                     mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
                 break
             except self._errors as error:
@@ -211,6 +215,7 @@ class Database:
                 f"a database lies on a disk of this machine, where SQLite can keep a write-ahead log; {self.path} has "
                 f"the mode {mode}. Move it, or use PostgreSQL."
             )
+        return found
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

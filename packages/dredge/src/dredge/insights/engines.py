@@ -24,6 +24,10 @@ BEGIN_WRITE: Final[dict[Dialect, str]] = {
 }
 
 _OLDEST: Final = (3, 35)  # RETURNING
+# Every other value waits for this server's own disk.
+_WAITS_FOR_DISK: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
 
 
 def database_url(settings: DatabaseSettings) -> URL:
@@ -41,7 +45,7 @@ def database_url(settings: DatabaseSettings) -> URL:
     try:
         url = make_url(settings.resolved_url)
         backend = url.get_backend_name()
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise StoreError(
             "a database is named by a path or by a URL such as sqlite:////home/me/notes.db or "
             "postgresql://me@localhost/notes; got one that is neither. Correct database.url."
@@ -49,7 +53,7 @@ def database_url(settings: DatabaseSettings) -> URL:
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise StoreError(f"a database is SQLite or PostgreSQL; got {backend}. Correct database.url.")
+        raise StoreError(f"a database's URL begins with sqlite:/// or postgresql://; got {backend}://. Correct it.")
     if url.database in (None, "", ":memory:") or (url.database or "").startswith("file:"):
         raise StoreError(
             f"an SQLite database is a file that several connections open; got {url}. Name one: sqlite:///notes.db."
@@ -76,12 +80,13 @@ def sqlite_engine(url: URL, path: Path, settings: DatabaseSettings) -> Engine:
             f"a database needs SQLite {'.'.join(map(str, _OLDEST))}; this Python has {sqlite3.sqlite_version}. "
             "Use a newer one, or PostgreSQL."
         )
-    if path.is_dir():
-        raise StoreError(f"a database is a file; {path} is a folder. Name a file in it.")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_folder = path.is_dir()
     except OSError as error:
-        raise StoreError(f"a database needs a folder; {path.parent}: {error}. Choose another.") from error
+        raise StoreError(f"a database needs a folder and a name that it takes; {error}. Choose others.") from error
+    if is_folder:
+        raise StoreError(f"a database is a file; {path} is a folder. Name a file in it.")
     wait, synchronous = settings.busy_timeout_ms, settings.synchronous
     # A thread never waits for a connection: it waits for other writers, and readers wait for nobody.
     engine = create_engine(url, paramstyle="named", connect_args={"timeout": wait / 1000}, pool_size=8, max_overflow=-1)
@@ -104,10 +109,10 @@ def postgresql_engine(url: URL, settings: DatabaseSettings) -> Engine:
 
     Args:
         url: of the database.
-        settings: how many, and how long to wait.
+        settings: how safe a commit is, how many connections, and how long to wait.
 
     Returns:
-        The engine.
+        The engine. With `synchronous` FULL a commit waits for the disk, also for a role that shall not.
 
     Raises:
         MissingExtraError: psycopg is not installed.
@@ -123,6 +128,8 @@ def postgresql_engine(url: URL, settings: DatabaseSettings) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: object) -> None:
         connection.execute(f"SET lock_timeout = {wait}")
+        if settings.synchronous == "FULL":
+            connection.execute(_WAITS_FOR_DISK)
         connection.commit()
 
     _begin_writes(engine, "postgresql")

@@ -16,8 +16,8 @@ from dredge.insights.records import Insight, Kind
 from dredge.insights.schema import insights, signals
 
 __all__ = [
-    "Page", "StoreStats", "count_of", "insight_of", "insights_with", "microseconds", "moment", "page_of", "selected",
-    "stats_of",
+    "Page", "StoreStats", "count_of", "ids_between", "insight_of", "insights_with", "microseconds", "moment", "page_of",
+    "selected", "stats_of",
 ]  # fmt: skip
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -136,6 +136,22 @@ def insights_with(connection: Connection, ids: Sequence[str], *, documents: bool
         for start in range(0, len(ids), _TOGETHER)
         for row in connection.execute(_BY_ID[documents], {"ids": ids[start : start + _TOGETHER]})
     }
+
+
+def ids_between(connection: Connection, first: str, last: str, limit: int) -> list[str]:
+    """Ids in a part of their order.
+
+    Args:
+        connection: to read on.
+        first: that may be among them.
+        last: that may be among them.
+        limit: most ids.
+
+    Returns:
+        The ids, in order.
+    """
+    query = select(insights.c.id).where(insights.c.id.between(first, last)).order_by(insights.c.id).limit(limit)
+    return list(connection.execute(query).scalars())
 
 
 def page_of(connection: Connection, limit: int, cursor: str | None, kind: Kind | None, *, documents: bool) -> Page:

@@ -221,8 +221,14 @@ def add_or_count(direct: Direct, draft: Draft, now: int) -> tuple[Known, bool]:
 
     Returns:
         The row as it is then, and whether it is new.
+
+    Raises:
+        StoreError: the database has lost its clock.
     """
-    (seq,) = direct.one(_TICK, {"steps": 1}) or (0,)
+    tick = direct.one(_TICK, {"steps": 1})
+    if tick is None:
+        raise StoreError("a database numbers its rows by a clock; the table clock is empty. Restore a backup.")
+    (seq,) = tick
     row = _row(direct.dialect, seq, draft, now, now, 1)
     found = direct.one(_ADD_OR_COUNT[direct.dialect], {**row, "now": now}) or ()
     return Known(*found), found[0] == seq
@@ -304,7 +310,7 @@ def document_json(document: Mapping[str, Any]) -> str:
         SignalError: something that JSON does not have, such as NaN, or text that UTF-8 cannot encode.
     """
     try:
-        kept = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        kept = json.dumps(dict(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         kept.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise SignalError(

@@ -79,7 +79,8 @@ class Searcher:
         Args:
             query: any text; nothing in it is an operator.
             limit: most hits.
-            offset: hits passed over.
+            offset: hits passed over. From the 50th hit on, more candidates are looked at than for the pages before, so
+                that a hit may come again or be left out.
             mode: text = the order of the database's full-text search; vector = by cosine; hybrid = by both.
 
         Returns:
@@ -98,7 +99,7 @@ class Searcher:
         if mode == "text":
             return self._text_hits(query, limit, offset)
         if mode == "vector":
-            return self._vector_hits(query, max(_CANDIDATES, offset + limit))[offset : offset + limit]
+            return self._vector_hits(query, limit, offset)
         return self._hybrid_hits(query, limit, offset)
 
     def similar(self, id: str, limit: int = 10) -> list[Hit]:
@@ -117,8 +118,7 @@ class Searcher:
         """
         _check_page(limit, 0)
         text = self._insight(id).text
-        hits = self._vector_hits(text, max(_CANDIDATES, limit + 1))
-        return [hit for hit in hits if hit.insight.id != id][:limit]
+        return self._vector_hits(text, limit, but=id)
 
     def near_duplicates(self, id_or_text: str, *, limit: int = 100) -> list[Hit]:
         """Insights that are nearly the same as one: of a cosine from the setting on, or of the same fingerprint.
@@ -138,7 +138,8 @@ class Searcher:
         is_id = len(id_or_text) == 64 and set(id_or_text) <= set("0123456789abcdef")
         text = self._insight(id_or_text).text if is_id else id_or_text
         _check_text(text)
-        hits = duplicates_of(text, self.store, self.index(), self.settings.duplicate_cosine, most=MAX_RESULTS)
+        most = _CANDIDATES + limit
+        hits = duplicates_of(text, self.store, self.index(), self.settings.duplicate_cosine, most=most)
         return [hit for hit in hits if not is_id or hit.insight.id != id_or_text][:limit]
 
     def duplicate_pairs(self) -> Iterator[DuplicatePair]:
@@ -203,15 +204,16 @@ class Searcher:
             Hit(read[one.id], score, one.cosine, lexical[one.id] or None) for score, one in page if one.id in read
         ]  # fmt: skip
 
-    def _vector_hits(self, text: str, wanted: int) -> list[Hit]:
+    def _vector_hits(self, text: str, limit: int, offset: int = 0, *, but: str | None = None) -> list[Hit]:
         index = self.index()
         vector = index.encoder.encode([text])[0]
-        near = dict(index.nearest(vector, wanted))
+        near = dict(index.nearest(vector, max(_CANDIDATES, offset + limit + 1)))
+        near.pop(but or "", None)
         read = read_likeliest(self.store, list(near))
         near |= exact_cosines(index.encoder, vector, read)
-        read |= self.store.get_many([id for id in near if id not in read], documents=False)
-        hits = [Hit(insight, unit(near[id]), near[id], None) for id, insight in read.items()]
-        return sorted(hits, key=lambda hit: (-near[hit.insight.id], hit.insight.id))
+        page = sorted(near, key=lambda id: (-near[id], id))[offset : offset + limit]
+        read |= self.store.get_many([id for id in page if id not in read], documents=False)
+        return [Hit(read[id], unit(near[id]), near[id], None) for id in page if id in read]
 
     def _text_hits(self, query: str, limit: int, offset: int) -> list[Hit]:
         raw = self.store.lexical(query, offset + limit)

@@ -13,14 +13,14 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, select, text
 
 from dredge.config import DatabaseSettings
-from dredge.errors import NotFoundError, StoreError
+from dredge.errors import NotFoundError, QueryError, StoreError
 from dredge.insights.database import Database
 from dredge.insights.encoders import Encoder, encoder_named
 from dredge.insights.engines import Dialect
 from dredge.insights.fulltext import lexical
 from dredge.insights.ids import fingerprint
 from dredge.insights.putting import put_signal, put_text, put_texts
-from dredge.insights.reading import Page, StoreStats, count_of, insights_with, page_of, stats_of
+from dredge.insights.reading import Page, StoreStats, count_of, ids_between, insights_with, page_of, stats_of
 from dredge.insights.records import Insight, Kind, Stored
 from dredge.insights.rows import ticks
 from dredge.insights.schema import insights
@@ -30,6 +30,7 @@ __all__ = ["Changes", "Page", "Store", "StoreStats"]
 
 _ENCODER: Final = "hashed-ngrams-v1"
 _ID: Final = re.compile("[0-9a-f]{64}")
+_PREFIX: Final = re.compile("[0-9a-f]{1,64}")
 _BY_FINGERPRINT: Final = (
     select(insights.c.id).where(insights.c.fingerprint == bindparam("fingerprint")).order_by(insights.c.seq)
 )
@@ -165,15 +166,18 @@ class Store:
 
         Args:
             encoder: the new one.
-            batch: insights of one transaction.
+            batch: most insights of one transaction; fewer where texts are long.
             progress: called with how many are done, and of how many.
 
         Returns:
             How many were encoded.
 
         Raises:
+            QueryError: a batch of none.
             StoreError: a batch could not be written, or the encoder is faulty.
         """
+        if batch < 1:
+            raise QueryError(f"a batch is 1 insight or more; got {batch}. Raise it.")
         self.encoder = encoder
         return encode_anew(self.database, encoder, batch, progress)
 
@@ -206,6 +210,21 @@ class Store:
         if insight is None:
             raise _unknown(id)
         return insight
+
+    def ids_beginning(self, prefix: str, limit: int = 2) -> list[str]:
+        """Ids that begin with some digits.
+
+        Args:
+            prefix: 1 to 64 lower-case hexadecimal digits.
+            limit: most ids.
+
+        Returns:
+            The ids, in order; none for a prefix that is none.
+        """
+        if not _PREFIX.fullmatch(prefix):
+            return []
+        with self.database.reading() as connection:
+            return ids_between(connection, prefix.ljust(64, "0"), prefix.ljust(64, "f"), limit)
 
     def get_many(self, ids: Sequence[str], *, documents: bool = True) -> dict[str, Insight]:
         """The insights with some ids.
@@ -259,7 +278,11 @@ class Store:
             limit: most results.
 
         Returns:
-            Ids and raw scores, larger = better: BM25 on SQLite, PostgreSQL's own on PostgreSQL.
+            Ids and raw scores, larger = better: BM25 on SQLite, PostgreSQL's own on PostgreSQL. On SQLite, what has
+            none of the query's rarer words is left out where enough others have one.
+
+        Raises:
+            QueryError: a limit below 1.
         """
         with self.database.reading() as connection:
             return lexical(connection, query, limit)
@@ -290,6 +313,9 @@ class Store:
 
         Returns:
             The changes that follow. Ask again until the position stays where it is.
+
+        Raises:
+            QueryError: a limit below 1.
         """
         with self.database.reading() as connection:
             return changes_after(connection, self.encoder.version, after, limit)

@@ -1,11 +1,12 @@
 """What has become of vectors: for indexes of other processes, and when another encoder makes them anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, func, select, text
+from sqlalchemy import Connection, and_, bindparam, func, select, text
 
+from dredge.errors import QueryError
 from dredge.insights.database import Database
 from dredge.insights.encoders import Encoder
 from dredge.insights.rows import encoded, ticks
@@ -21,9 +22,12 @@ _CHANGES: Final = text("""
     WHERE revision > :after AND NOT EXISTS (SELECT 1 FROM insights WHERE insights.id = deletions.id)
     ORDER BY revision LIMIT :most
 """)
-_STALE: Final = (
+_CHARACTERS: Final = 4_000_000  # of the texts that are encoded at once, unless one alone has more
+_STALE: Final = and_(insights.c.encoder != bindparam("encoder"), insights.c.seq > bindparam("after"))
+_LENGTHS: Final = select(insights.c.seq, func.length(insights.c.text)).where(_STALE).order_by(insights.c.seq)
+_TEXTS: Final = (
     select(insights.c.seq, insights.c.revision, insights.c.text)
-    .where(insights.c.encoder != bindparam("encoder"), insights.c.seq > bindparam("after"))
+    .where(_STALE, insights.c.seq <= bindparam("last"))
     .order_by(insights.c.seq)
 )
 _ENCODE_ANEW: Final = text(
@@ -58,7 +62,12 @@ def changes_after(connection: Connection, encoder: str, after: int, limit: int) 
 
     Returns:
         The changes that follow.
+
+    Raises:
+        QueryError: a limit below 1, with which nothing would ever follow.
     """
+    if limit < 1:
+        raise QueryError(f"1 change or more is asked for; got limit {limit}. Raise it.")
     upserts: list[tuple[str, bytes, float]] = []
     deleted: list[str] = []
     position = after
@@ -77,7 +86,7 @@ def encode_anew(database: Database, encoder: Encoder, batch: int, progress: Call
     Args:
         database: of the insights.
         encoder: the new one.
-        batch: insights of one transaction.
+        batch: most insights of one transaction; fewer where texts are long.
         progress: called with how many are done, and of how many.
 
     Returns:
@@ -88,24 +97,42 @@ def encode_anew(database: Database, encoder: Encoder, batch: int, progress: Call
         query = select(func.count()).select_from(insights).where(insights.c.encoder != encoder.version)
         total = int(connection.execute(query).scalar_one())
     while True:
-        with database.reading() as connection:
-            rows = connection.execute(_STALE.limit(batch), {"encoder": encoder.version, "after": after}).all()
-        if not rows:
+        rows, last = _stale(database, encoder.version, after, batch)
+        if last == after:
             if after == 0:
                 return done
             # Once more from the start, for what others have put or changed meanwhile.
             after = 0
             continue
-        vectors = encoded(encoder, [row.text for row in rows])
-        with database.writing() as connection:
-            first = ticks(connection, len(rows))
-            changed = [
-                {
-                    "seq": row.seq, "revision": row.revision, "next": first + number, "encoder": encoder.version,
-                    "scale": scale, "codes": codes,
-                } for number, (row, (scale, codes)) in enumerate(zip(rows, vectors, strict=True))
-            ]  # fmt: skip
-            done += connection.execute(_ENCODE_ANEW, changed).rowcount
-        after = rows[-1].seq
+        after = last
+        if rows:
+            done += _encode(database, encoder, rows)
         if progress is not None:
             progress(done, max(total, done))
+
+
+def _stale(database: Database, encoder: str, after: int, batch: int) -> tuple[Sequence[Any], int]:
+    """Some insights of other encoders, fewer where texts are long, and the place up to which these are all."""
+    asked = {"encoder": encoder, "after": after}
+    last, characters = after, 0
+    with database.reading() as connection:
+        for seq, length in connection.execute(_LENGTHS.limit(batch), asked).all():
+            characters += length
+            if characters > _CHARACTERS and last > after:
+                break
+            last = seq
+        return connection.execute(_TEXTS, {**asked, "last": last}).all(), last
+
+
+def _encode(database: Database, encoder: Encoder, rows: Sequence[Any]) -> int:
+    """Writes new vectors of those that have not changed since they were read; returns how many."""
+    vectors = encoded(encoder, [row.text for row in rows])
+    with database.writing() as connection:
+        first = ticks(connection, len(rows))
+        changed = [
+            {
+                "seq": row.seq, "revision": row.revision, "next": first + number, "encoder": encoder.version,
+                "scale": scale, "codes": codes,
+            } for number, (row, (scale, codes)) in enumerate(zip(rows, vectors, strict=True))
+        ]  # fmt: skip
+        return connection.execute(_ENCODE_ANEW, changed).rowcount

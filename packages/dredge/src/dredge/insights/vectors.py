@@ -27,7 +27,7 @@ def quantised(
     """Rounds each row to whole steps of its own size: v ≈ scale · code, |v − scale · code| ≤ scale / 2.
 
     Args:
-        vectors: rows of finite numbers.
+        vectors: rows of finite numbers; of a row all of whose magnitudes are below 10⁻³⁶ the bound does not hold.
 
     Returns:
         Codes in −127 … 127 and the step of each row, its largest magnitude / 127.

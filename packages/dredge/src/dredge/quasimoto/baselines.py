@@ -33,7 +33,7 @@ class Siren(nn.Module):
         seed: of the start.
 
     Raises:
-        ModelError: sizes below 1.
+        ModelError: sizes below 1, or a w0 that is not positive.
 
     >>> sum(p.numel() for p in Siren(1, 1, hidden=64, layers=2).parameters())
     4353
@@ -45,6 +45,8 @@ class Siren(nn.Module):
         super().__init__()
         self.config = {"dim": dim, "out": out, "hidden": hidden, "layers": layers, "w0": w0, "seed": seed}
         _sizes(dim=dim, out=out, hidden=hidden, layers=layers)
+        if not 0 < w0 < math.inf:
+            raise ModelError(f"w0 is a positive number; got {w0}. Take 30 or so.")
         self.w0 = float(w0)
         random = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList(nn.Linear(dim if i == 0 else hidden, hidden) for i in range(layers))
@@ -110,7 +112,7 @@ class Finer(Siren):
         seed: of the start.
 
     Raises:
-        ModelError: sizes below 1.
+        ModelError: sizes below 1, or a w0 that is not positive.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Finer(Siren):
         Returns:
             sin(ω₀ (|z| + 1) z).
         """
+        # As in the authors' code, the factor is taken as a constant by the gradient.
         return torch.sin(self.w0 * (z.detach().abs() + 1) * z)
 
 
@@ -231,7 +234,7 @@ class FourierFeatures(nn.Module):
             "dim": dim, "out": out, "features": features, "sigma": sigma, "hidden": hidden, "layers": layers,
             "seed": seed,
         }  # fmt: skip
-        _sizes(dim=dim, out=out, features=features, hidden=hidden)
+        _sizes(dim=dim, out=out, features=features, hidden=hidden, layers=layers + 1)
         random = torch.Generator().manual_seed(seed)
         drawn = torch.randn(dim, features, generator=random) * (2 * math.pi * float(sigma))
         self.register_buffer("frequencies", drawn)

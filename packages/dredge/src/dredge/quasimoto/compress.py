@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int8, Shaped
 from torch import Tensor, nn
 
+from dredge.errors import ModelError
 from dredge.quasimoto.packets import WavePackets
 
 __all__ = ["Compression", "compressed", "dequantised", "quantised"]
@@ -42,6 +43,9 @@ def quantised(model: nn.Module) -> State:
 
     Returns:
         By name: codes and scales, or the tensor itself.
+
+    Raises:
+        ModelError: a weight that is not finite.
     """
     modules = dict(model.named_modules())
     found: State = {}
@@ -50,7 +54,7 @@ def quantised(model: nn.Module) -> State:
         linear = isinstance(owner, nn.Linear) and name.endswith("weight") and not value.is_complex()
         takes_points = not isinstance(model, WavePackets) and getattr(owner, "in_features", 0) <= 6
         if linear and not takes_points:
-            found[name] = _coded(value.detach().cpu())
+            found[name] = _coded(name, value.detach().cpu())
         else:
             found[name] = value.detach().cpu().contiguous()
     return found
@@ -79,6 +83,9 @@ def compressed(model: nn.Module, coords: Float[Tensor, "points dim"]) -> Compres
     Returns:
         Bytes and error.
 
+    Raises:
+        ModelError: a weight that is not finite; the model is as it was.
+
     >>> result = compressed(WavePackets(1, 8), torch.linspace(-1, 1, 9)[:, None])
     >>> result.bytes_after < result.bytes_before, result.error < 0.01
     (True, True)
@@ -95,7 +102,9 @@ def compressed(model: nn.Module, coords: Float[Tensor, "points dim"]) -> Compres
     return Compression(before, sum(part.numel() * part.element_size() for part in parts), float(error))
 
 
-def _coded(weight: Float[Tensor, "rows columns"]) -> Coded:
+def _coded(name: str, weight: Float[Tensor, "rows columns"]) -> Coded:
+    if not bool(weight.isfinite().all()):
+        raise ModelError(f"weights are finite numbers; some of {name} are not. Train the model anew.")
     largest = weight.abs().amax(dim=1, keepdim=True)
     # A row of zeros is coded as zeros, whatever its scale.
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from dredge.errors import ModelError
+from dredge.errors import ModelError, needed
 from dredge.quasimoto.levenberg_marquardt import Bounds, Geometry
 
 __all__ = ["Dictionary", "one_packet"]
@@ -177,8 +177,7 @@ class Dictionary:
         With both quadratures the gain is 2 Re² / (S (1 + q)) + 2 Im² / (S (1 − q)), where S is the sum of the squared
         window and q = exp(−|σk|²) what the quadratures' squares differ by.
         """
-        from scipy.fft import next_fast_len, rfftn
-
+        fft = needed("scipy.fft", "inr", "a pursuit")
         d = len(self.shape)
         # Beyond four widths a window is below 4e-4: only the cells within are transformed.
         first = np.clip(np.floor((centre - 4 * width - self.lowest) / self.step), 0, None).astype(int)
@@ -192,9 +191,9 @@ class Dictionary:
         if total <= 0:
             return 0.0, one_packet(centre, width, np.zeros(d))
         finer = 2 if d <= 2 else 1
-        padded = [next_fast_len(finer * cells, real=True) for cells in window.shape]
+        padded = [fft.next_fast_len(finer * cells, real=True) for cells in window.shape]
         block = sums.reshape(-1, *self.shape)[(slice(None), *parts)]
-        spectrum = rfftn(block * window, padded, axes=tuple(range(1, d + 1)))
+        spectrum = fft.rfftn(block * window, padded, axes=tuple(range(1, d + 1)))
         turns = [np.fft.fftfreq(p, s) for p, s in zip(padded[:-1], self.step[:-1], strict=True)]
         frequencies = [2 * np.pi * turn for turn in [*turns, np.fft.rfftfreq(padded[-1], self.step[-1])]]
         decay = np.zeros(spectrum.shape[1:])
@@ -215,16 +214,15 @@ class Dictionary:
 
 def _smoothed(power: Float[np.ndarray, "..."], spread: float, axis: int) -> Float[np.ndarray, "..."]:
     """Sums under Gaussian windows of a standard deviation in cells, one around each cell of an axis."""
-    from scipy.fft import irfft, next_fast_len, rfft
-
+    fft = needed("scipy.fft", "inr", "a pursuit")
     cells = power.shape[axis]
     reach = min(cells - 1, int(np.ceil(4 * spread)))
-    size = next_fast_len(cells + reach, real=True)
+    size = fft.next_fast_len(cells + reach, real=True)
     kernel = np.zeros(size)
     away = np.arange(-reach, reach + 1)
     kernel[away] = np.exp(-0.5 * (away / spread) ** 2)
-    shaped = rfft(kernel).reshape([-1 if other == axis else 1 for other in range(power.ndim)])
-    found = irfft(rfft(power, size, axis=axis) * shaped, size, axis=axis)
+    shaped = fft.rfft(kernel).reshape([-1 if other == axis else 1 for other in range(power.ndim)])
+    found = fft.irfft(fft.rfft(power, size, axis=axis) * shaped, size, axis=axis)
     return np.take(found, np.arange(cells), axis)
 
 

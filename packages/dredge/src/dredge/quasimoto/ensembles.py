@@ -1,5 +1,7 @@
 """Published ensembles: independent waves side by side under a linear head."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -87,7 +89,10 @@ class WaveEnsemble(nn.Module):
     Args:
         dim: D, spatial dimensions.
         n: waves.
-        generator: of the initial values; None = torch's own.
+        generator: of the initial values, those of the head included; None = torch's own.
+
+    Raises:
+        ModelError: fewer than one dimension or wave.
 
     >>> published = QuasimotoEnsemble4D(5)
     >>> at = [torch.randn(7) for _ in range(4)]
@@ -99,6 +104,9 @@ class WaveEnsemble(nn.Module):
         super().__init__()
         self.waves = WaveBank(dim, n, generator=generator)
         self.head = nn.Linear(n, 1)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.uniform_(-1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
 
     @classmethod
     def of(cls, published: "QuasimotoEnsemble | QuasimotoEnsemble4D | QuasimotoEnsemble6D") -> "WaveEnsemble":
@@ -108,10 +116,10 @@ class WaveEnsemble(nn.Module):
             published: one loop over waves.
 
         Returns:
-            The ensemble; its parameters are copies.
+            The ensemble; its parameters are copies, in their precision and on their device.
         """
         bank = WaveBank.of(list(published.waves))
-        made = cls(bank.dim, bank.n)
+        made = cls(bank.dim, bank.n).to(bank.A)
         made.waves = bank
         made.head.load_state_dict(published.head.state_dict())
         return made

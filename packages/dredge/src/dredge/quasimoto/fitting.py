@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class EpochRow:
     Args:
         epoch: from 1.
         loss: mean squared error over its batches, each before its step.
-        validation: mean squared error on the samples that were held back, of averaged weights where there are any;
-            None without.
+        validation: mean squared error on the samples that were held back, of averaged weights as soon as there are
+            any; None without.
     """
 
     epoch: int
@@ -119,7 +119,7 @@ def fit(
         weight_decay: of AdamW, which shrinks weights by lr × this at each step.
         use_amp: matrix products in bfloat16 (float16 on older GPUs) where that is faster; else the reason is logged.
         ema: decay of an exponential average of the weights, e.g. 0.999.
-        swa: the plain average of the weights over the last quarter.
+        swa: the plain average of the weights over the last quarter; before it there is none.
         val_fraction: share of the samples that is held back.
         patience: epochs without a better validation after which to stop.
         compile: through `torch.compile`. It takes a minute or so before it gains anything.
@@ -154,19 +154,13 @@ def fit(
     dtype = mixed_precision(model, where) if use_amp else None
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=float(weight_decay))
-    scaler = torch.amp.GradScaler(where.type, enabled=dtype is torch.float16)
-    run: Callable[..., Any] = processes.wrapped(torch.compile(model) if compile else model)
+    step = _Steps(
+        model, processes.wrapped(torch.compile(model) if compile else model), processes, where, dtype,
+        weight_decay=float(weight_decay), grad_clip=math.inf if grad_clip is None else float(grad_clip),
+    )  # fmt: skip
     average = _average(model, ema, swa)
-    watched: nn.Module = average if average is not None else model
-
-    def autocast() -> AbstractContextManager[Any]:
-        return nullcontext() if dtype is None else torch.autocast(where.type, dtype=dtype)
-
     rows: list[EpochRow] = []
     best, best_epoch, best_state = math.inf, 0, None
-    steps = skipped = in_a_row = 0
     stopped, size = "epochs", batch_size or len(train)
     batches_an_epoch = math.ceil(len(train) / size)
     while epochs is None or len(rows) < epochs:
@@ -176,37 +170,18 @@ def fit(
             done = (len(rows) + number / batches_an_epoch) / epochs if epochs is not None else 0.0
             if seconds is not None:
                 done = max(done, elapsed / seconds)
-                if processes.agreed(elapsed >= seconds, where) and steps:
+                if processes.agreed(elapsed >= seconds, where) and step.taken:
                     stopped = "seconds"
                     break
-            for group in optimizer.param_groups:
-                group["lr"] = lr * _rate(schedule, min(done, 1.0), swa)
-            mine = processes.share(batch).to(where)
-            optimizer.zero_grad(set_to_none=True)
-            with autocast():
-                found = run(coords[mine])
-            # Shares of a batch may differ by one sample; weighted so, their mean is that of the batch.
-            loss = (found.float() - values[mine]).square().sum() * (processes.count / (len(batch) * values.shape[1]))
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(parameters, math.inf if grad_clip is None else float(grad_clip))
-            if bool(torch.isfinite(norm)):
-                scaler.step(optimizer)
-                steps, in_a_row = steps + 1, 0
-                if average is not None and (ema is not None or done >= _SWA_FROM):
-                    average.update_parameters(model)
-            else:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row >= _MOST_SKIPPED:
-                    raise DivergenceError(
-                        f"gradients are finite; {in_a_row} in a row were not, after {steps} steps. Lower lr={lr:g}, or "
-                        "scale the samples."
-                    )
-            scaler.update()
-            total += processes.mean(loss.detach()).item() * len(batch)
+            loss, stepped = step(coords, values, batch, lr * _rate(schedule, min(done, 1.0), swa))
+            if stepped and average is not None and (ema is not None or done >= _SWA_FROM):
+                average.update_parameters(model)
+            total += loss * len(batch)
         if stopped == "seconds" and number == 0:
             break
         seen = len(train) if stopped != "seconds" else number * size
+        # An average of nothing is the start, which is not what was trained.
+        watched = average if average is not None and int(average.n_averaged) > 0 else model
         validation = _error(watched, coords, values, held) if len(held) else None
         row = EpochRow(len(rows) + 1, total / seen, validation)
         rows.append(row)
@@ -224,10 +199,79 @@ def fit(
     elif average is not None and int(average.n_averaged) > 0:
         model.load_state_dict(_weights(average))
     return FitResult(
-        tuple(rows), best, best_epoch, steps, skipped, stopped, now() - began, str(where),
+        tuple(rows), best, best_epoch, step.taken, step.skipped, stopped, now() - began, str(where),
         None if dtype is None else str(dtype).removeprefix("torch."),
         torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
     )  # fmt: skip
+
+
+class _Steps:
+    """Steps of the optimizer: takes them, leaves out those whose gradient is not finite, and counts both.
+
+    Args:
+        model: whose parameters are moved.
+        run: it, compiled and wrapped.
+        processes: that share each batch.
+        where: the device.
+        dtype: of products under autocast; None = without.
+        weight_decay: of AdamW.
+        grad_clip: longest gradient.
+    """
+
+    def __init__(
+        self, model: nn.Module, run: Callable[..., Any], processes: Processes, where: torch.device,
+        dtype: torch.dtype | None, *, weight_decay: float, grad_clip: float,
+    ) -> None:  # fmt: skip
+        self._run, self._processes, self._where, self._dtype = run, processes, where, dtype
+        self._grad_clip = grad_clip
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=weight_decay)
+        self._scaler = torch.amp.GradScaler(where.type, enabled=dtype is torch.float16)
+        self.taken = self.skipped = self._in_a_row = 0
+
+    def __call__(
+        self, coords: Float[Tensor, "points dim"], values: Float[Tensor, "points out"], batch: Int[Tensor, "batch"],
+        lr: float,
+    ) -> tuple[float, bool]:  # fmt: skip
+        """One step.
+
+        Args:
+            coords: all points.
+            values: at these points.
+            batch: which of them, over all processes.
+            lr: of Adam.
+
+        Returns:
+            The loss before the step, and whether the step was taken.
+
+        Raises:
+            DivergenceError: too many in a row were not.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        mine = self._processes.share(batch).to(self._where)
+        self._optimizer.zero_grad(set_to_none=True)
+        short = nullcontext() if self._dtype is None else torch.autocast(self._where.type, dtype=self._dtype)
+        with short:
+            found = self._run(coords[mine])
+        # Shares of a batch may differ by one sample; weighted so, their mean is that of the batch.
+        weight = self._processes.count / (len(batch) * values.shape[1])
+        loss = (found.to(values.dtype) - values[mine]).square().sum() * weight
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimizer)
+        finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)))
+        if finite:
+            self._scaler.step(self._optimizer)
+            self.taken, self._in_a_row = self.taken + 1, 0
+        else:
+            self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
+            if self._in_a_row >= _MOST_SKIPPED:
+                raise DivergenceError(
+                    f"gradients are finite; {self._in_a_row} in a row were not, after {self.taken} steps. Lower "
+                    f"lr={lr:g}, or scale the samples."
+                )
+        self._scaler.update()
+        return self._processes.mean(loss.detach()).item(), finite
 
 
 def mixed_precision(model: nn.Module, device: torch.device) -> torch.dtype | None:
@@ -335,6 +379,11 @@ def _check(
     elif patience is not None and (patience < 1 or not val_fraction):
         wrong = (
             f"patience counts epochs of a validation; got {patience} with val_fraction={val_fraction}. Hold some back"
+        )
+    elif coords.ndim != 2 or values.ndim != 2 or len(coords) != len(values):
+        wrong = (
+            f"points and values are rows, as many of one as of the other; got the shapes {tuple(coords.shape)} and "
+            f"{tuple(values.shape)}. Reshape them"
         )
     elif len(coords) < 2:
         wrong = f"training takes at least 2 samples; got {len(coords)}. Give more"

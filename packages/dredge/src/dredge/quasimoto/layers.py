@@ -27,7 +27,7 @@ class SirenLayer(nn.Module):
         omega_0: ω₀.
 
     Raises:
-        ModelError: a size below 1.
+        ModelError: a size below 1, or an ω₀ that is not positive.
 
     >>> net = nn.Sequential(SirenLayer(1, 64, is_first=True), SirenLayer(64, 64), nn.Linear(64, 1))
     >>> sum(p.numel() for p in net.parameters())
@@ -40,6 +40,8 @@ class SirenLayer(nn.Module):
         super().__init__()
         if min(in_features, out_features) < 1:
             raise ModelError(f"a layer has inputs and outputs; got {in_features}, {out_features}. Take 1 or more.")
+        if not 0 < omega_0 < math.inf:
+            raise ModelError(f"omega_0 is a positive number; got {omega_0}. Take 30 or so.")
         self.omega_0 = omega_0
         self.linear = nn.Linear(in_features, out_features)
         bound = 1 / in_features if is_first else math.sqrt(6 / in_features) / omega_0

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.linalg import LinAlgError, cholesky
 
-from dredge.errors import ModelError
+from dredge.errors import ModelError, needed
 
 __all__ = ["RIDGE", "Bounds", "Geometry", "Refined", "refine", "solve_amplitudes"]
 
@@ -135,9 +135,7 @@ def _evaluate(
 
 
 def _solve(factor: Float[np.ndarray, "n n"], right: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
-    from scipy.linalg import cho_solve
-
-    return cho_solve((factor, True), right, check_finite=False)
+    return needed("scipy.linalg", "inr", "variable projection").cho_solve((factor, True), right, check_finite=False)
 
 
 def solve_amplitudes(
@@ -220,13 +218,15 @@ def refine(
         clock: in seconds.
 
     Returns:
-        The best found, never worse than the beginning.
+        The best found, never worse than the beginning, the weight of the amplitudes included.
 
     Raises:
-        ModelError: no packet.
+        ModelError: no packet, or none in a block.
     """
     if not len(geometry):
         raise ModelError("a search moves packets; got none. Give at least one.")
+    if block is not None and block < 1:
+        raise ModelError(f"a block has at least one packet; got {block}. Take 16, or None for all.")
     x, y = np.ascontiguousarray(coords.T), np.ascontiguousarray(values.T)
     geometry = bounds.clip(geometry)
     n, size = len(geometry), min(block or len(geometry), len(geometry))

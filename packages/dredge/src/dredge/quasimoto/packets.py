@@ -173,7 +173,7 @@ class WavePackets(nn.Module):
         }  # fmt: skip
 
     def forward(
-        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float | None = None
+        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float | int | None = None
     ) -> Float[Tensor, "points out"]:
         """The sum at some points.
 
@@ -190,7 +190,7 @@ class WavePackets(nn.Module):
         return self.head(self.quadratures(coords, t))
 
     def quadratures(
-        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float | None = None
+        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float | int | None = None
     ) -> Float[Tensor, "points waves"]:
         """[E cos Φ, E sin Φ] of every packet: what the head sums.
 
@@ -263,7 +263,7 @@ class WavePackets(nn.Module):
             found.append(
                 Packet(
                     centre=_floats(centre[j]), width=_floats(width[j]), frequency=_floats(k),
-                    amplitude=float(amplitude[strongest]), phase=float(phase[strongest]), energy=float(energy),
+                    amplitude=float(amplitude[strongest]), phase=float(phase[strongest]) + 0.0, energy=float(energy),
                     index=j,
                     amplitudes=_floats(amplitude), phases=_floats(phase),
                     drift=None if self.velocity is None else _floats(self.velocity[j].detach().double().cpu().numpy()),
@@ -284,11 +284,13 @@ class WavePackets(nn.Module):
         return torch.einsum("pnd,nde,pne->pn", away, self._matrices(), away)
 
     def _times(
-        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float
+        self, coords: Float[Tensor, "points dim"], t: Float[Tensor, "*times"] | float | int
     ) -> Float[Tensor, "points 1"]:
         when = torch.as_tensor(t, dtype=coords.dtype, device=coords.device)
         if when.numel() not in (1, len(coords)):
-            raise ModelError(f"there is one time, or one for each of {len(coords)} points; got {when.numel()}.")
+            raise ModelError(
+                f"there is one time, or one for each of {len(coords)} points; got {when.numel()}. Give as many."
+            )
         return when.reshape(-1, 1).expand(len(coords), 1)
 
 
@@ -329,4 +331,5 @@ def packet_energy(
 
 
 def _floats(values: Float[np.ndarray, "n"]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    # −0 + 0 is 0, which a person reads more easily.
+    return tuple(float(value) + 0.0 for value in values)

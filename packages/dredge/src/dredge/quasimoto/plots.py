@@ -95,7 +95,7 @@ def _figure(width: float, height: float) -> Any:
 
 def _at(model: WavePackets, coords: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N"]:
     with torch.no_grad():
-        return model(torch.from_numpy(coords).to(model.centre.dtype))[:, 0].double().numpy()
+        return model(torch.from_numpy(coords).to(model.centre))[:, 0].double().cpu().numpy()
 
 
 def _draw_line(
@@ -106,9 +106,9 @@ def _draw_line(
     figure = _figure(8.0, 5.2 + 0.28 * len(table))
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 0.4 + 0.3 * len(table), 1])
     x = np.linspace(coords.min(), coords.max(), _LINE)
-    grid = torch.from_numpy(x[:, None]).to(model.centre.dtype)
+    grid = torch.from_numpy(x[:, None]).to(model.centre)
     with torch.no_grad():
-        waves = (model.quadratures(grid) * model.head.weight[0]).double().numpy()
+        waves = (model.quadratures(grid) * model.head.weight[0]).double().cpu().numpy()
     each = waves[:, : model.n] + waves[:, model.n :]
     order = np.argsort(coords[:, 0], kind="stable")
     size = 5.0 if len(values) <= 300 else 2.0
@@ -196,8 +196,8 @@ def _write(figure: Any, path: str | Path) -> list[Path]:
     stem = Path(path)
     stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    # Without a salt and a date, the same fit gives the same files.
-    with matplotlib.rc_context({"svg.hashsalt": "dredge", "axes.spines.top": False, "axes.spines.right": False}):
+    # With a salt of its own and without a date, the same fit gives the same files.
+    with matplotlib.rc_context({"svg.hashsalt": "dredge"}):
         write_whole(files[0], lambda file: figure.savefig(file, format="png", dpi=_DPI))
         write_whole(files[1], lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return files

@@ -30,7 +30,8 @@ class Processes:
             self.rank, self.count = 0, 1
             return
         if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            # Models may be trained on the CPU of a machine that has GPUs.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
             try:
                 dist.init_process_group(backend, timeout=timedelta(minutes=5))
             except (RuntimeError, ValueError) as error:

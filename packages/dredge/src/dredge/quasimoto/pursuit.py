@@ -6,6 +6,8 @@ windowed remainder. Greedy choices alone are poor fits. So each new packet is fi
 packets all of them are moved together, with the amplitudes eliminated (variable projection, Golub & Pereyra 1973).
 """
 
+import copy
+import math
 import time
 from collections.abc import Callable
 
@@ -28,7 +30,7 @@ _FREE = 2.0
 def _found(
     x: Float[np.ndarray, "N d"], y: Float[np.ndarray, "N o"], *, atoms: int, tol: float, refine_every: int,
     refine_steps: int, final_steps: int, keep: int, gain: float, ridge: float, margin: float, block: int | None,
-    deadline: float | None,    clock: Callable[[], float],
+    deadline: float | None, clock: Callable[[], float],
 ) -> Refined:  # fmt: skip
     dictionary = Dictionary.over(x)
     bounds = dictionary.bounds(margin)
@@ -127,8 +129,8 @@ def pursue(
         The packets in float64, with at most `atoms` of them and at least one.
 
     Raises:
-        ModelError: no packet is allowed, fewer points than unknowns of one, values that are not finite, or points that
-            do not differ on an axis.
+        ModelError: no packet is allowed, fewer than 4 points, shapes that do not go together, numbers that are not
+            finite, or points that do not differ on an axis.
 
     >>> x = np.linspace(-4, 4, 200)[:, None]
     >>> model = pursue(x, np.exp(-((x - 1) ** 2)) * np.cos(5 * x), atoms=1)
@@ -137,13 +139,21 @@ def pursue(
     (1.0, 0.707, 5.0)
     """
     x, y = _checked(coords, values)
-    if min(atoms, refine_every, refine_steps, final_steps, keep) < 1:
-        raise ModelError("packets, steps and candidates are at least 1 each; got less. Give more.")
+    counts = {
+        "atoms": atoms, "refine_every": refine_every, "refine_steps": refine_steps, "final_steps": final_steps,
+        "keep": keep,
+    }  # fmt: skip
+    for name, count in counts.items():
+        if count < 1:
+            raise ModelError(f"{name} is at least 1; got {count}. Give more.")
+    # A power of two changes no digit, and squares of values of any size then stay in range.
+    unit = math.ldexp(1.0, math.frexp(float(np.abs(y).max()))[1] - 1)
     found = _found(
-        x, y, atoms=atoms, tol=tol, refine_every=refine_every, refine_steps=refine_steps, final_steps=final_steps,
-        keep=keep, gain=gain, ridge=ridge, margin=margin, block=block, deadline=deadline, clock=clock,
+        x, y / unit, atoms=atoms, tol=tol / unit / unit, refine_every=refine_every, refine_steps=refine_steps,
+        final_steps=final_steps, keep=keep, gain=gain, ridge=ridge, margin=margin, block=block, deadline=deadline,
+        clock=clock,
     )  # fmt: skip
-    return packets_from(found.geometry, found.amplitudes)
+    return packets_from(found.geometry, found.amplitudes * unit)
 
 
 def packets_from(geometry: Geometry, amplitudes: Float[np.ndarray, "columns o"]) -> WavePackets:
@@ -191,12 +201,7 @@ def initialise(
     Raises:
         ModelError: sizes that do not fit, or samples as of `pursue`.
     """
-    x, y = _checked(coords, values)
-    if (x.shape[1], y.shape[1]) != (model.dim, model.out):
-        raise ModelError(
-            f"samples have {model.dim} coordinates and {model.out} values each, as the model; got {x.shape[1]} and "
-            f"{y.shape[1]}. Make a model of these sizes."
-        )
+    x, y = _checked(coords, values, model)
     random = np.random.default_rng(seed)
     dictionary = Dictionary.over(x)
     power = ((y - y.mean(0)) ** 2).sum(1)
@@ -206,19 +211,19 @@ def initialise(
     centre = 0.5 * (x[random.choice(len(x), model.n, p=share)] + mean)
     log_width = np.log(1.4 * spread)[None].repeat(model.n, 0)
     geometry = dictionary.bounds().clip(Geometry(centre, log_width, dictionary.drawn(y - y.mean(0), model.n, random)))
+    if not model.anisotropic:
+        one = geometry.log_width.mean(1, keepdims=True).repeat(model.dim, 1)
+        geometry = Geometry(geometry.centre, one, geometry.frequency)
     few = np.sort(random.permutation(len(x))[: 1 << 12])
     amplitudes = solve_amplitudes(geometry, x[few], y[few])[0]
     start = packets_from(geometry, amplitudes)
     with torch.no_grad():
         model.centre.copy_(start.centre)
         model.frequency.copy_(start.frequency)
-        model.log_width.copy_(start.log_width if model.anisotropic else start.log_width.mean(1, keepdim=True))
-        height = 1.0
-        if model.envelope == "density":
-            height = torch.exp(model.log_width.expand(model.n, model.dim).sum(1)).repeat(2).double() * (
-                2 * np.pi
-            ) ** (model.dim / 2)  # fmt: skip
-        model.head.weight.copy_(start.head.weight * height)
+        model.log_width.copy_(start.log_width[:, : model.log_width.shape[1]])
+        # A window of integral 1 is lower than one of height 1 by this factor.
+        log_height = start.log_width.sum(1).repeat(2) + 0.5 * model.dim * math.log(2 * math.pi)
+        model.head.weight.copy_(start.head.weight * (log_height.exp() if model.envelope == "density" else 1.0))
         model.head.bias.copy_(start.head.bias)
     return model
 
@@ -250,7 +255,7 @@ def polish(
     Raises:
         ModelError: packets of another kind, or samples as of `pursue`.
     """
-    x, y = _checked(coords, values)
+    x, y = _checked(coords, values, model)
     if model.chirp is not None or model.velocity is not None or model.envelope != "peak" or not model.anisotropic:
         raise ModelError(
             "polishing is for packets without chirp and drift, with peak envelopes and a width for each axis; got "
@@ -259,23 +264,41 @@ def polish(
     bounds = Dictionary.over(x).bounds(_FREE)
     start = Geometry(*(p.detach().cpu().double().numpy() for p in (model.centre, model.log_width, model.frequency)))
     found = refine(start, x, y, bounds=bounds, steps=steps, tol=tol, stall=0.0, block=block, deadline=deadline)
-    better = packets_from(found.geometry, found.amplitudes)
-    with torch.no_grad():
-        now = model(torch.from_numpy(x).to(model.centre)).double().cpu().numpy()
-    if found.losses[-1] < float(((now - y) ** 2).mean()):
-        model.load_state_dict(better.state_dict())
+    points, exact = torch.from_numpy(x).to(model.centre), torch.from_numpy(y)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((model(points).double().cpu() - exact).square().mean())
+
+    before, kept = error(), copy.deepcopy(model.state_dict())
+    model.load_state_dict(packets_from(found.geometry, found.amplitudes).state_dict())
+    # In single precision the better packets may be the worse ones.
+    if not error() < before:
+        model.load_state_dict(kept)
     return model
 
 
 def _checked(
-    coords: Float[Tensor, "N d"] | Float[np.ndarray, "N d"], values: Float[Tensor, "N o"] | Float[np.ndarray, "N o"]
+    coords: Float[Tensor, "N d"] | Float[np.ndarray, "N d"],
+    values: Float[Tensor, "N o"] | Float[np.ndarray, "N o"],
+    model: WavePackets | None = None,
 ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, "N o"]]:
     x, y = (
         (a.detach().cpu().double().numpy() if isinstance(a, Tensor) else np.asarray(a, np.float64))
         for a in (coords, values)
     )
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ModelError(
+            f"points and values are rows, as many of one as of the other; got the shapes {x.shape} and {y.shape}. "
+            "Reshape them."
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ModelError("points and values are finite numbers; got NaN or infinity. Leave these samples out.")
     if len(x) < 4:
         raise ModelError(f"a packet needs at least 4 samples; got {len(x)}. Give more.")
+    if model is not None and (x.shape[1], y.shape[1]) != (model.dim, model.out):
+        raise ModelError(
+            f"samples have {model.dim} coordinates and {model.out} values each, as the model; got {x.shape[1]} and "
+            f"{y.shape[1]}. Make a model of these sizes."
+        )
     return x, y

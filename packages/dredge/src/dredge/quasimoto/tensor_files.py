@@ -45,7 +45,8 @@ def save_model(
         The file.
 
     Raises:
-        ModelError: a model of another kind, or another suffix.
+        ModelError: a model of another kind or precision, notes that are no JSON values, numbers in JSON that are not
+            finite, or another suffix.
     """
     path = Path(path)
     kinds = [name for name, kind in _MODELS.items() if type(model) is kind]
@@ -54,14 +55,21 @@ def save_model(
             f"files are of packets and of {', '.join(BASELINES)}; got {type(model).__name__}. Use torch.save."
         )
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    other = sorted({str(value.dtype) for value in tensors.values() if value.dtype not in _TYPES.values()})
+    if other:
+        raise ModelError(f"files hold {', '.join(_TYPES)}; got {other[0]}. Save model.float().")
     kept = _packed(model, tensors) if int8 else tensors
     header = {
         "format": FORMAT, "model": kinds[0], "config": model.config, "notes": dict(notes or {}),
         "sha256": _digest(kept),
     }  # fmt: skip
+    try:
+        told = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"notes are JSON values; {error}. Leave out what is none.") from error
     if path.suffix == ".safetensors":
         files = needed("safetensors.torch", "inr", "files of models")
-        meta = {"dredge": json.dumps(header)}
+        meta = {"dredge": told}
         write_whole(path, lambda temporary: files.save_file(kept, temporary, metadata=meta))
     elif path.suffix == ".json":
         listed = {
@@ -72,7 +80,10 @@ def save_model(
             }
             for name, value in kept.items()
         }
-        text = json.dumps({**header, "tensors": listed}, indent=1)
+        try:
+            text = json.dumps({**header, "tensors": listed}, indent=1, allow_nan=False)
+        except ValueError as error:
+            raise ModelError("numbers in JSON are finite; some of this model are not. Use .safetensors.") from error
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     else:
         raise ModelError(f"a model's file ends in .safetensors or .json; got {path.name!r}. Rename it.")
@@ -103,12 +114,9 @@ def load_model(path: str | Path) -> nn.Module:
         )
     try:
         model = _MODELS[header["model"]](**header["config"])
-        state = _unpacked(tensors)
-        kinds = {value.dtype for value in state.values()}
-        if kinds == {torch.float64}:
-            model = model.double()
-        model.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, ModelError) as error:
+        # The tensors themselves become the parameters, so that nothing is rounded to the model's own precision.
+        model.load_state_dict(_unpacked(tensors), assign=True)
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ArchiveError(
             f"a model's file holds what its kind needs; {path} does not: {error}. Use another copy."
         ) from error
@@ -167,7 +175,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
             return whole, tensors
         files = needed("safetensors", "inr", "files of models")
         with files.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["dredge"])
+            header = dict(json.loads((file.metadata() or {})["dredge"]))
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except Exception as error:
         # safetensors raises a class of its own, which cannot be named where it is not installed.

@@ -63,12 +63,12 @@ def _train(
                 f"a model's outputs have the shape of the values, {tuple(target.shape)}; got {tuple(found.shape)}. "
                 "Broadcasting would compare each with all. Reshape one of them."
             )
-        loss = nn.functional.mse_loss(found.float(), target)
+        loss = nn.functional.mse_loss(found.to(target.dtype), target)
         value = loss.item()
         if not math.isfinite(value):
             raise DivergenceError(
-                f"a loss is finite; that of {name} in epoch {epoch + 1} is {value}. The parameters are those of the "
-                "step before. Take a smaller model or other data."
+                f"a loss is finite; that of {name} in epoch {epoch + 1} is {value}. Train it anew with grad_clip, "
+                "which leaves out steps whose gradient is not finite, or scale the samples."
             )
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -88,19 +88,20 @@ def _train(
 def train_model(
     model_name: str,
     model: nn.Module,
-    x: Float[Tensor, "N 1"],
+    x: Float[Tensor, "N dim"],
     t: Float[Tensor, "N 1"],
-    y: Float[Tensor, "N 1"],
+    y: Float[Tensor, "N out"],
     epochs: int = 2000,
     verbose: bool = True,
     use_amp: bool = False,
     grad_clip: float | int | None = None,
 ) -> tuple[float, list[float]]:
-    """Trains a model of one dimension.
+    """Trains a model of places, or of places and times.
 
     Args:
         model_name: for the log.
-        model: called with (x, t), flat, where it asks for times, and with x, a column, where it does not.
+        model: called with (x, t), the times flat and the places too where they have one coordinate, if it asks for
+            times; with x as it is, if it does not.
         x: places.
         t: times.
         y: values.
@@ -122,7 +123,7 @@ def train_model(
     >>> len(losses), last == losses[-1]
     (3, True)
     """
-    inputs = (x.flatten(), t.flatten()) if _takes_times(model) else (x,)
+    inputs = (x.squeeze(-1), t.squeeze(-1)) if _takes_times(model) else (x,)
     return _train(model_name, model, inputs, y, epochs, 500, verbose=verbose, use_amp=use_amp, grad_clip=grad_clip)
 
 

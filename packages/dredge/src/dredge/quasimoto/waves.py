@@ -105,7 +105,7 @@ class QuasimotoWave6D(_Wave):
 
 
 class WaveBank(nn.Module):
-    """n waves at once: the same values as a loop over them, in a few matrix products.
+    """n waves at once: the same values as a loop over them, in a few tensors of all waves.
 
     Args:
         dim: D, spatial dimensions.
@@ -142,7 +142,7 @@ class WaveBank(nn.Module):
             waves: of one kind.
 
         Returns:
-            The bank; its parameters are copies.
+            The bank; its parameters are copies, in the waves' precision and on their device.
 
         Raises:
             ModelError: no waves, or waves of different kinds.
@@ -153,7 +153,7 @@ class WaveBank(nn.Module):
                 f"a bank is made of waves of one kind; got {sorted(kind.__name__ for kind in kinds)}. Give one kind."
             )
         own = [wave for wave in waves if isinstance(wave, _Wave)]
-        bank = cls(len(own[0]._k), len(own))
+        bank = cls(len(own[0]._k), len(own)).to(own[0].A)
 
         def rows(names: list[str], wave: _Wave) -> Tensor:
             return torch.stack([wave.get_parameter(name) for name in names])
@@ -183,12 +183,8 @@ class WaveBank(nn.Module):
             raise ModelError(f"this bank has {self.dim} dimensions; got {coords.shape[-1]} coordinates. Give each.")
         time = t[..., None]
         phase = coords @ self.k.T - self.omega * time
-        # |x − v t|², term by term: it stays right at t = 0, where it is |x|² for all waves.
-        apart = (
-            coords.square().sum(-1, keepdim=True)
-            - 2 * time * (coords @ self.v.T)
-            + time.square() * self.v.square().sum(-1)
-        ).clamp(min=0)
+        # Not |x|² − 2 t v·x + t² |v|²: far from the origin that loses the digits in which x and v t differ.
+        apart = sum((coords[..., i, None] - time * self.v[:, i]).square() for i in range(self.dim))
         envelope = torch.exp(-0.5 * apart * torch.exp(-2 * self.log_sigma))
         modulation = torch.sin(self.phi + self.epsilon * torch.cos(coords @ self.lmbda.T))
         return self.A * torch.cos(phase) * envelope * modulation

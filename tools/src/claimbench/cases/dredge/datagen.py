@@ -90,7 +90,6 @@ CASES = (
         grid=_GRIDS,
         variants=("before", "after", "best"),
         original=(chained_4d, chained_6d),
-        budget=2.4,
     ),
     Case(
         "dredge.datagen_taken",

@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from claimbench.case import Case, Counted, Lossy, Tolerance, Workload
-from claimbench.cases.dredge.problem import Requests, default_device, not_timed
+from claimbench.cases.dredge.problem import Requests, default_device, default_settings, not_timed
 from claimbench.errors import CaseError
 from claimbench.record import Params
 from claimbench.turns import in_turns, interval_of, ratio_of, seconds, share_saved
-from dredge.config import Settings
 from dredge.insights.ids import insight_id
 from dredge.insights.store import Store
 from dredge.quasimoto.baselines import Siren
@@ -45,7 +44,7 @@ def _batches(_params: Params) -> Iterable[Counted]:
     """New texts, one request each and all in one request, both kept; answers are held against the texts' own ids."""
     numbers = count()
     with tempfile.TemporaryDirectory(prefix="claimbench-dredge-") as folder, Store.open(Path(folder) / "a.db") as store:
-        ask = Requests(create_app(Settings(log={"level": "ERROR"}), store))
+        ask = Requests(create_app(default_settings(log={"level": "ERROR"}), store))
 
         def lifted(lift: Callable[[list[str]], list[str]]) -> float:
             texts = [f"insight number {next(numbers)} of many that come together" for _ in range(TEXTS)]

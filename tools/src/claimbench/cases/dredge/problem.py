@@ -1,4 +1,4 @@
-"""What the cases share: the device, and requests without a network."""
+"""What the cases share: the device, settings, and requests without a network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import torch
 from claimbench.case import Workload
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from dredge.config import Settings
 
-__all__ = ["Requests", "default_device", "not_timed"]
+__all__ = ["Requests", "default_device", "default_settings", "not_timed"]
 
 
 def default_device() -> torch.device:
     """The GPU where this worker may see one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_settings(**given: Any) -> Settings:
+    """Settings as they are by default, whatever `DREDGE_…` says where this runs.
+
+    Args:
+        **given: Sections that are not.
+    """
+    return Settings(_env_prefix="CLAIMBENCH-", **given)
 
 
 def not_timed(params: Params) -> Workload:

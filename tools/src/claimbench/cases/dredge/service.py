@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
 from claimbench.case import Case, Counted
-from claimbench.cases.dredge.problem import Requests, not_timed
+from claimbench.cases.dredge.problem import Requests, default_settings, not_timed
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from claimbench.statistics import CONFIDENCE
 from claimbench.turns import in_turns, interval_of, seconds, share_saved
 from dredge.bench.recall import measure_latency, measure_recall
-from dredge.config import DatabaseSettings, Settings
+from dredge.config import DatabaseSettings
 from dredge.insights.ids import insight_id
 from dredge.insights.store import Store
 from dredge.server import create_app, run_server
@@ -82,7 +84,9 @@ def _stored(_params: Params) -> Iterable[Counted]:
         for clock, name in ((time.perf_counter, "rows"), (time.process_time, "rows_cpu")):
             taken = np.array([batch(clock) for _ in range(7)])[1:]
             rate, (low, high) = interval_of(np.log(BATCH / taken))
-            words = f"in batches of {BATCH} texts of 80 bytes, each a transaction, synchronous FULL"
+            words = (
+                f"in batches of {BATCH} texts of 80 bytes, each a transaction, FULL, in the folder for temporary files"
+            )
             yield Counted(name, math.exp(rate), "best", "/s", words, (math.exp(low), math.exp(high)))
         found = in_turns({"full": lambda: singly(full), "normal": lambda: singly(normal)}, 8)
         there = full.find(insight_id(sentence(0)))
@@ -107,7 +111,7 @@ def _lifted(params: Params) -> Iterable[Counted]:
     size, keep = int(params["bytes"]), params["kept"] == "yes"
     numbers = count()
     with _opened() as store:
-        ask = Requests(create_app(Settings(), store))
+        ask = Requests(create_app(default_settings(), store))
 
         def part() -> float:
             bodies = []
@@ -144,16 +148,16 @@ class _Served:
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "log"
-        settings = {
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DREDGE_")}
+        environment |= {
             "DREDGE_DATABASE__URL": f"sqlite:///{folder}/notes.db", "DREDGE_LOG__FORMAT": "json",
             "DREDGE_CONFIG": "", "XDG_CONFIG_HOME": str(folder),
         }  # fmt: skip
         with self._log.open("w") as log:
             # Of this worker's process group, so that it ends with it whatever happens.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dredge", "serve", "--port", "0"], env=os.environ | settings, stdout=log,
-                stderr=log,
-            )  # fmt: skip
+                [sys.executable, "-m", "dredge", "serve", "--port", "0"], env=environment, stdout=log, stderr=log
+            )
         self.port = 0
         try:
             self._wait()
@@ -209,30 +213,27 @@ def _client(
     served: _Served, number: int, until: float, rows: list[tuple[str, int, float]], acknowledged: list[str]
 ) -> None:
     """Seven reads for three writes, of kinds drawn at random."""
-    drawn, connection, numbers = random.Random(number), served.connection(), count(1_000_000 * (number + 1))
-    while time.monotonic() < until:
-        kind = drawn.choices(("search", "get", "page", "lift", "batch"), (20, 30, 20, 25, 5))[0]
-        body: Any = None
-        method, path = "GET", f"/insights/{insight_id(sentence(drawn.randrange(LOADED)))}"
-        if kind == "search":
-            path = "/search?q=" + "+".join(drawn.choices(_WORDS, k=3))
-        elif kind == "page":
-            path = "/insights?limit=20"
-        elif kind == "lift":
-            method, path, body = (
-                "POST",
-                "/lift",
-                {"insight_text": sentence(next(numbers), drawn.choice((39, 200, 1000)))},
-            )
-        elif kind == "batch":
-            method, path = "POST", "/lift/batch"
-            body = {"insight_texts": [sentence(next(numbers)) for _ in range(20)]}
-        began = time.perf_counter()
-        status, answer = served.ask(connection, method, path, body)
-        rows.append(("writes" if method == "POST" else "reads", status, 1e3 * (time.perf_counter() - began)))
-        if method == "POST" and status == 200:
-            acknowledged += [one["id"] for one in answer.get("results", [answer])]
-    connection.close()
+    drawn, numbers = random.Random(number), count(1_000_000 * (number + 1))
+    with closing(served.connection()) as connection:
+        while time.monotonic() < until:
+            kind = drawn.choices(("search", "get", "page", "lift", "batch"), (20, 30, 20, 25, 5))[0]
+            body: Any = None
+            method, path = "GET", f"/insights/{insight_id(sentence(drawn.randrange(LOADED)))}"
+            if kind == "search":
+                path = "/search?q=" + "+".join(drawn.choices(_WORDS, k=3))
+            elif kind == "page":
+                path = "/insights?limit=20"
+            elif kind == "lift":
+                method, path = "POST", "/lift"
+                body = {"insight_text": sentence(next(numbers), drawn.choice((39, 200, 1000)))}
+            elif kind == "batch":
+                method, path = "POST", "/lift/batch"
+                body = {"insight_texts": [sentence(next(numbers)) for _ in range(20)]}
+            began = time.perf_counter()
+            status, answer = served.ask(connection, method, path, body)
+            rows.append(("writes" if method == "POST" else "reads", status, 1e3 * (time.perf_counter() - began)))
+            if method == "POST" and status == 200:
+                acknowledged += [one["id"] for one in answer.get("results", [answer])]
 
 
 def _served(params: Params) -> Iterable[Counted]:
@@ -289,8 +290,8 @@ def _recalled(params: Params) -> Iterable[Counted]:
     for (kind, mode), share in shares.items():
         if mode in ("hybrid", "text", "vector"):
             words = f"{queries} queries, {kind}, each made of one of the reported half of the sentences"
-            # Wilson's 95 % interval of a share.
-            p, z2 = share / 100, 1.96**2
+            # Wilson's interval of a share.
+            p, z2 = share / 100, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) ** 2
             middle = (p + z2 / (2 * queries)) / (1 + z2 / queries)
             reach = math.sqrt(z2 * (p * (1 - p) / queries + z2 / (4 * queries**2))) / (1 + z2 / queries)
             yield Counted(
@@ -339,7 +340,7 @@ CASES = (
         "torch",
         not_timed,
         values=_recalled,
-        values_grid=({"queries": 200},),
+        values_grid=({"queries": 400},),
         quick_values=({"queries": 100},),
         original=(measure_recall,),
         budget=30.0,

@@ -14,6 +14,7 @@ import resu
 from claimbench.case import Case, Counted, Workload
 from claimbench.errors import CaseError
 from claimbench.record import Params
+from claimbench.statistics import CONFIDENCE
 from resu.baselines import MethodName
 from resu.experiments.accuracy import read_accuracy, run_accuracy
 from resu.experiments.data import TaskName
@@ -50,10 +51,10 @@ def _table(task: TaskName, sparsity: float) -> AccuracyTable:
 
 
 def _interval(mean: float, error: float, n: int) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean over n seeds, from its standard error."""
+    """Student's 99 % interval of a mean over n seeds, from its standard error."""
     if n < 2:
         return None
-    reach = float(student.ppf(0.975, n - 1)) * error
+    reach = float(student.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
     return mean - reach, mean + reach
 
 

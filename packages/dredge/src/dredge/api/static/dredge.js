@@ -38,17 +38,20 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 
 for (const form of document.querySelectorAll("form[data-busy]")) {
+  const hint = form.querySelector(".actions .hint");
+  const idle = hint.textContent;
   form.addEventListener("submit", () => {
     // Later, because a disabled button would not be sent.
     setTimeout(() => { for (const button of form.querySelectorAll("button")) button.disabled = true; });
-    const hint = form.querySelector(".actions .hint");
     hint.textContent = form.dataset.busy;
     say(form.dataset.busy);
   });
+  // A browser may show the page again as it was left.
+  addEventListener("pageshow", () => {
+    for (const button of form.querySelectorAll("button")) button.disabled = false;
+    hint.textContent = idle;
+  });
 }
-addEventListener("pageshow", () => {
-  for (const button of document.querySelectorAll("form[data-busy] button")) button.disabled = false;
-});
 
 // --- search as you type ----------------------------------------------------------------------------------------------
 
@@ -69,6 +72,8 @@ if (results) {
     const query = new URLSearchParams(new FormData(search));
     if (!query.get("q").trim() && !onFindPage) {
       results.replaceChildren(...before);
+      results.removeAttribute("aria-busy");
+      say("");
       return;
     }
     const own = asking = new AbortController();
@@ -123,7 +128,16 @@ if (drawings && choices.length && drawings.querySelector(".packet")) {
       packet.classList.toggle("off", !chosen[packet.dataset.packet]);
     }
     if (charts.length) {
-      if (!signal) signal = (await (await fetch(drawings.dataset.signal)).json()).signal;
+      try {
+        if (!signal) {
+          const answer = await fetch(drawings.dataset.signal);
+          if (!answer.ok) throw new Error(`status ${answer.status}`);
+          signal = (await answer.json()).signal;
+        }
+      } catch (error) {
+        say(`The line was not drawn anew: the signal was not answered (${error.message}).`);
+        return;
+      }
       const sums = signal.fit.values.map((_, place) => signal.fit.packets.reduce(
         (sum, curve, index) => sum + (boxes[index].checked ? curve[place] : 0), signal.constant));
       const all = boxes.every((box) => box.checked);
@@ -131,7 +145,8 @@ if (drawings && choices.length && drawings.querySelector(".packet")) {
         chart.querySelector(".fit").setAttribute("d", all ? whole[index] : path(chart, sums));
       });
     }
-    say(`The line is the sum of ${chosen.filter(Boolean).length} of ${boxes.length} packets.`);
+    const count = `${chosen.filter(Boolean).length} of ${boxes.length} packets`;
+    say(charts.length ? `The line is the sum of ${count}.` : `${count} are shown.`);
   };
   const boxes = choices.map((place) => {
     const label = document.createElement("label");
