@@ -13,8 +13,17 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("dredge", "beartype.beartype")
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # Shared machines make single examples slow now and then; that is no failure.
 settings.register_profile("shared", deadline=None, max_examples=25)
 settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True)
+def _known_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that a test registers is known to that test alone."""
+    from dredge.insights import encoders
+
+    monkeypatch.setattr(encoders, "_ENCODERS", dict(encoders._ENCODERS))
