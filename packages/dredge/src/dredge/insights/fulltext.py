@@ -57,7 +57,7 @@ _POSTGRESQL: Final = text("""
         SELECT number, ln(1 + ((SELECT count(*) FROM insights) - count(*) + 0.5) / (count(*) + 0.5)) AS idf
         FROM matches GROUP BY number
     ), hits AS (
-        SELECT seq, sum(rank * idf) AS score FROM matches JOIN weights USING (number)
+        SELECT seq, sum(rank * idf ORDER BY number) AS score FROM matches JOIN weights USING (number)
         GROUP BY seq ORDER BY score DESC, seq LIMIT :most
     )
     SELECT insights.id, CAST(hits.score AS double precision) FROM hits JOIN insights USING (seq)
