@@ -44,7 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_help_is_there_for_every_command_with_examples(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("tasks", "train", "knockout", "evaluate", "show", "plot"):
+    for command in ("tasks", "train", "knockout", "evaluate", "show", "plot", "export", "analyse"):
         assert command in out
         code, described, _ = run(command, "--help")
         assert code == 0
@@ -221,7 +221,7 @@ def test_without_matplotlib_a_run_is_whole_and_says_what_is_missing(
 def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(run: Run, tmp_path: Path) -> None:
     command = ["train", *SMALL, "--steps", "2000", "--checkpoint-every", "10"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "boolean_nca_cc.cli", *command, "--out", "killed"],
+        [sys.executable, "-m", "boolean_nca_cc", *command, "--out", "killed"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

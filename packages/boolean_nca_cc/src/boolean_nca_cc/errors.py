@@ -11,6 +11,7 @@
     ├── PatternError       (ValueError)   knockout patterns that cannot be drawn
     ├── ConfigError        (ValueError)   settings that cannot be run
     ├── CheckpointError    (ValueError)   files that cannot be trusted
+    ├── ExportError        (ValueError)   circuits without a hard form, netlists that are none
     └── MissingExtraError  (ImportError)  an optional dependency is not installed
 
 A message says the rule, the value that came, and what to do about it.
@@ -20,6 +21,7 @@ __all__ = [
     "BooleanNCAError",
     "CheckpointError",
     "ConfigError",
+    "ExportError",
     "LossError",
     "MaskError",
     "MissingExtraError",
@@ -64,6 +66,10 @@ class ConfigError(BooleanNCAError, ValueError):
 
 class CheckpointError(BooleanNCAError, ValueError):
     """A checkpoint that is truncated, foreign, too new or of another circuit."""
+
+
+class ExportError(BooleanNCAError, ValueError):
+    """A circuit whose hard form is not what it says, or a netlist that cannot be read or written."""
 
 
 class MissingExtraError(BooleanNCAError, ImportError):

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["damage_curve", "knockout_histogram", "learning_curves", "recovery_curves"]
+__all__ = [
+    "damage_curve", "knockout_histogram", "learning_curves", "new_figure", "recovery_curves", "write_figure",
+]  # fmt: skip
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#6b7278"
 
@@ -41,7 +43,7 @@ def learning_curves(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure, (left, right) = _figure(title, columns=2)
+    figure, (left, right) = new_figure(title, columns=2)
     steps = history["step"]
     strokes = {"": "-", "hard_": "--", "test_": "-.", "test_hard_": ":"}
     colours = {"": _BLUE, "hard_": _ORANGE, "test_": _GREEN, "test_hard_": _GREY}
@@ -57,7 +59,7 @@ def learning_curves(
     left.set_yscale("symlog", linthresh=0.1)
     left.set_ylim(bottom=0)
     right.set_ylim(top=1.02)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def knockout_histogram(
@@ -82,7 +84,7 @@ def knockout_histogram(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure, (axes,) = _figure(title)
+    figure, (axes,) = new_figure(title)
     low = min(float(np.min(damaged)), float(np.min(retrained)))
     # Edges half a bin off, so that 1.0 (solved) has the last bin to itself and does not share it with 0.97.
     width = (1.0 - low) / 24 or 0.01
@@ -97,7 +99,7 @@ def knockout_histogram(
         axes.axvline(baseline, color=_GREY, linestyle="--", linewidth=1.2, label=f"undamaged: {baseline:.3f}")
     axes.set(xlabel="hard accuracy (fraction of output bits)", ylabel=f"patterns, of {len(damaged)}")
     axes.legend(frameon=False, loc="upper left")
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def recovery_curves(
@@ -120,7 +122,7 @@ def recovery_curves(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure, (axes,) = _figure(title)
+    figure, (axes,) = new_figure(title)
     lowest, lower, median, upper, highest = np.quantile(accuracy, (0, 0.25, 0.5, 0.75, 1), axis=0)
     axes.fill_between(steps, lowest, highest, color=_BLUE, alpha=0.15, linewidth=0, label="worst to best pattern")
     axes.fill_between(steps, lower, upper, color=_BLUE, alpha=0.3, linewidth=0, label="middle half")
@@ -128,7 +130,7 @@ def recovery_curves(
     axes.plot(steps, accuracy.mean(axis=0), "--", color=_ORANGE, linewidth=1.5, label="mean")
     axes.set(xlabel="retraining step", ylabel="hard accuracy")
     axes.legend(frameon=False, loc="lower right")
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def damage_curve(
@@ -153,8 +155,8 @@ def damage_curve(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure, (axes,) = _figure(title)
-    from matplotlib.ticker import MaxNLocator  # after _figure, which explains a missing matplotlib
+    figure, (axes,) = new_figure(title)
+    from matplotlib.ticker import MaxNLocator  # after new_figure, which explains a missing matplotlib
 
     order = np.argsort(dead, kind="stable")
     axes.plot(dead[order], damaged[order], "s--", color=_ORANGE, markersize=4, label="damaged")
@@ -162,10 +164,22 @@ def damage_curve(
     axes.set(xlabel="dead gates", ylabel="hard accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower left")
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
-def _figure(title: str, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+def new_figure(title: str, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """An empty figure in the style of this package.
+
+    Args:
+        title: heading.
+        columns: panels beside each other.
+
+    Returns:
+        The figure and its panels.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -183,7 +197,16 @@ def _figure(title: str, columns: int = 1) -> "tuple[Figure, list[Axes]]":
     return figure, panels
 
 
-def _write(figure: "Figure", path: str | os.PathLike[str]) -> list[Path]:
+def write_figure(figure: "Figure", path: str | os.PathLike[str]) -> list[Path]:
+    """Writes a figure; the same numbers give the same files.
+
+    Args:
+        figure: the figure.
+        path: where to write; the suffix is replaced.
+
+    Returns:
+        The PNG and the SVG.
+    """
     from matplotlib import rc_context
 
     path = Path(path)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from boolean_nca_cc import __version__
+from boolean_nca_cc.cli import analysing, exporting
 from boolean_nca_cc.config import FitConfig, OptimizerConfig
 from boolean_nca_cc.errors import BooleanNCAError, CheckpointError, ConfigError, MissingExtraError
 from boolean_nca_cc.experiments.settings import DamageMode, KnockoutSettings, TrainSettings
@@ -35,6 +36,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(exporting.app)
+app.add_typer(analysing.app)
 
 RULES = {
     "copy": "the input",
@@ -435,7 +438,3 @@ def _setting_error(error: Any) -> str:
 def _fail(message: str) -> None:
     typer.echo(f"boolean-nca: {message}", err=True)
     raise SystemExit(2)
-
-
-if __name__ == "__main__":
-    main()
