@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from claimbench.evaluate import evaluate
-from claimbench.findings import Evaluation
+from claimbench.findings import Evaluation, Finding
 from claimbench.ledger import Band, Claim, Fidelity, Figure, Source
 from claimbench.record import (
     CONTROL,
@@ -206,3 +206,36 @@ def shared_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 def evaluated(shared_builder: Builder) -> tuple[Evaluation, Record]:
     """`rows` judged by `ledger`; nobody changes it."""
     return shared_builder.evaluated()
+
+
+@pytest.fixture
+def find(builder: Builder) -> Callable[..., Finding]:
+    """Judge one claim by rows: the claim is made from a band and changes of its figure."""
+    number = iter(range(1000))
+
+    def judged(rows: list[Any], band: Band, start: dict[str, Any] | None = None, **changes: Any) -> Finding:
+        end = End(complete=True, seconds=1.0)
+        record = builder.write([builder.start(**(start or {})), *rows, end], name=f"run-{next(number)}")
+        fields = {
+            key: changes.pop(key) for key in ("needs", "fidelity", "better", "unit", "duration") if key in changes
+        }
+        figure = {"case": "boolean.update", "candidate": "after", "baseline": "before", "transform": "less_time"}
+        claim = builder.claim("boolean.x", band, figure=Figure.model_validate(figure | changes), **fields)
+        (found,) = evaluate(record, [claim]).findings
+        return found
+
+    return judged
+
+
+@pytest.fixture(scope="session")
+def grid() -> Callable[..., list[Samples]]:
+    """`grid(builder, {"s": 0.2, …})`: samples at each size, with its own ratio of `after` to `before`."""
+
+    def build(builder: Builder, ratios: dict[str, float], **fields: Any) -> list[Samples]:
+        return [
+            row
+            for seed, (size, ratio) in enumerate(ratios.items())
+            for row in builder.timed({"after": ratio} | fields.get("more", {}), params={"size": size}, seed=seed)
+        ]
+
+    return build

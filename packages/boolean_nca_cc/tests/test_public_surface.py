@@ -35,6 +35,7 @@ SURFACE = {
         "pack_cases",
         "tables",
         "unpack_cases",
+        "wrong_bits",
     },
     "boolean_nca_cc.circuits.losses": {
         "LOSSES",
@@ -110,14 +111,8 @@ SURFACE = {
         "truth_table",
     },
     "boolean_nca_cc.optim": {"make_optimizer", "preserve_dead"},
-    "boolean_nca_cc.plots": {
-        "damage_curve",
-        "knockout_histogram",
-        "learning_curves",
-        "new_figure",
-        "recovery_curves",
-        "write_figure",
-    },
+    "boolean_nca_cc.figures": {"BLUE", "GREEN", "GREY", "ORANGE", "new_figure", "write_figure"},
+    "boolean_nca_cc.plots": {"damage_curve", "knockout_histogram", "learning_curves", "recovery_curves"},
     "boolean_nca_cc.plots_analysis": {"criticality_map", "hamming_bars", "liveness_bars", "worst_damage_curve"},
     "boolean_nca_cc.sharding": {"CASES", "PATTERNS", "make_mesh", "replicate", "shard_cases", "shard_patterns"},
 }

@@ -113,10 +113,10 @@ def test_a_foreign_document_is_read_without_what_it_lacks(tmp_path: Path, docume
 def test_a_title_is_looked_at_before_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mcp import Client
 
-    def fitted(*_: Any, **__: Any) -> Any:
-        raise AssertionError("it was fitted")
+    def read(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the samples were read")
 
-    monkeypatch.setattr("dredge.signals.lift_signal", fitted)
+    monkeypatch.setattr("dredge.signals.samples_of", read)
 
     async def talk() -> None:
         with Store.open(tmp_path / "notes.db") as store:

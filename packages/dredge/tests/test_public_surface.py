@@ -88,7 +88,7 @@ SURFACE: dict[str, str] = {
         "Draft Known add add_or_count count count_one document_json drafts encoded is_there known replace_signal ticks"
     ),
     "dredge.insights.schema": "SCHEMA_VERSION VERSION_TABLE clock deletions insights migrate schema_version signals",
-    "dredge.insights.search": "MAX_RESULTS Mode Searcher",
+    "dredge.insights.search": "MAX_RESULTS Mode Searcher check_query",
     "dredge.insights.store": "Changes Page Store StoreStats",
     "dredge.insights.vector_changes": "Changes changes_after encode_anew",
     "dredge.insights.vectors": "Snapshot VectorIndex cosines quantised",
@@ -128,7 +128,7 @@ SURFACE: dict[str, str] = {
         "train_as_coded zero_to_none zero_to_zeros"
     ),
     "dredge.server": "create_app run_server",
-    "dredge.signals": "LiftedSignal lift_signal samples_of signal_id",
+    "dredge.signals": "LiftedSignal TITLE_CHARACTERS check_title lift_signal samples_of signal_id",
 }
 """Public names of each module."""
 

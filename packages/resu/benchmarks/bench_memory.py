@@ -10,7 +10,7 @@ import torch
 
 from resu.experiments.memory import Part, live_bytes, parts_table, published_tally
 from resu.experiments.phase_memory import PHASES, dense_bytes, phase_bytes
-from resu.reference import original
+from resu.reference import original_memory, original_training
 
 
 def tally(size: int, sparsity: float) -> str:
@@ -22,8 +22,8 @@ def rebuilt(size: int, sparsity: float) -> str:
     """What is alive in the original's layer and optimizer, with W's optimizer state kept and cleared."""
     columns = {}
     for form, cleared in (("RESU before", False), ("RESU after", True)):
-        built = original.build(size, size, sparsity, clear_state=cleared)
-        parts = [Part(what, size) for what, size in original.live_parts(built).items() if size]
+        built = original_training.build(size, size, sparsity, clear_state=cleared)
+        parts = [Part(what, size) for what, size in original_memory.live_parts(built).items() if size]
         odd = live_bytes(*built) - sum(part.bytes for part in parts)
         if odd:
             raise SystemExit(f"{odd} bytes of the original belong to no part")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resu.core.resurrection import StorageMode
 from resu.modules.linear import RESULinear
-from resu.reference import original
+from resu.reference import original_effective, original_layers
 
 Pass = Callable[[], object]
 
@@ -26,8 +26,8 @@ def layers(size: int, sparsity: float, device: str) -> dict[str, nn.Module]:
     weight = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).mul_(size**-0.5)
     dense = nn.Linear(size, size, bias=False)
     made: dict[str, Any] = {}
-    for name, form in (("before", original.Forward.RECOMPUTE), ("after", original.Forward.CACHED)):
-        made[f"original, {name}"] = original.OriginalRESULinear(size, size, bias=False, forward_form=form)
+    for name, form in (("before", original_effective.Forward.RECOMPUTE), ("after", original_effective.Forward.CACHED)):
+        made[f"original, {name}"] = original_layers.OriginalRESULinear(size, size, bias=False, forward_form=form)
     for mode in (StorageMode.COMPACT, StorageMode.INPLACE):
         made[f"ours, {mode}"] = RESULinear(size, size, bias=False, storage_mode=mode)
     for layer in (dense, *made.values()):

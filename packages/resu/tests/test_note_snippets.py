@@ -19,7 +19,7 @@ from resu.core.mask import SparseMask
 from resu.core.resurrection import ResurrectionEmbedding, StorageMode
 from resu.kernels.embedding import PhiScatterFunction, phi_inverse_gather, phi_scatter, phi_scatter_grad
 from resu.modules.linear import RESULinear, get_resu_modules
-from resu.reference.original import live_bytes
+from resu.reference.original_memory import live_bytes
 
 EPSILON_AND_SEED = {"epsilon": 0.1, "seed": 1}
 TRAINABLE = [StorageMode.COMPACT, StorageMode.DENSE]

@@ -1,29 +1,19 @@
 """Pictures of runs and studies: learning curves, what a knockout costs, how it recovers.
 
-Needs the extra `plots` (matplotlib). No window is opened and no global state is touched, so it works without a display.
-Every picture is written twice, as PNG and as SVG. Colours are the Okabe-Ito set, which colour-blind readers can tell
-apart, and curves differ in their strokes as well.
+Needs the extra `plots` (matplotlib). Every picture is written twice, as PNG and as SVG; curves differ in their strokes
+as well as in their colours.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from boolean_nca_cc.errors import MissingExtraError
+from boolean_nca_cc.figures import BLUE, GREEN, GREY, ORANGE, new_figure, write_figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "damage_curve", "knockout_histogram", "learning_curves", "new_figure", "recovery_curves", "write_figure",
-]  # fmt: skip
-
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#6b7278"
+__all__ = ["damage_curve", "knockout_histogram", "learning_curves", "recovery_curves"]
 
 
 def learning_curves(
@@ -46,7 +36,7 @@ def learning_curves(
     figure, (left, right) = new_figure(title, columns=2)
     steps = history["step"]
     strokes = {"": "-", "hard_": "--", "test_": "-.", "test_hard_": ":"}
-    colours = {"": _BLUE, "hard_": _ORANGE, "test_": _GREEN, "test_hard_": _GREY}
+    colours = {"": BLUE, "hard_": ORANGE, "test_": GREEN, "test_hard_": GREY}
     for axes, quantity in ((left, "loss"), (right, "accuracy")):
         for prefix, stroke in strokes.items():
             values = history.get(f"{prefix}{quantity}")
@@ -90,13 +80,13 @@ def knockout_histogram(
     width = (1.0 - low) / 24 or 0.01
     edges = 1.0 + width / 2 - width * np.arange(26)[::-1]
     for values, label, colour, hatch in (
-        (damaged, "damaged", _ORANGE, "//"),
-        (retrained, "retrained", _BLUE, ""),
+        (damaged, "damaged", ORANGE, "//"),
+        (retrained, "retrained", BLUE, ""),
     ):
         label = f"{label}: mean {np.mean(values):.3f}, worst {np.min(values):.3f}"
         axes.hist(values, edges.tolist(), color=colour, alpha=0.6, hatch=hatch, edgecolor="white", label=label)
     if baseline is not None:
-        axes.axvline(baseline, color=_GREY, linestyle="--", linewidth=1.2, label=f"undamaged: {baseline:.3f}")
+        axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.2, label=f"undamaged: {baseline:.3f}")
     axes.set(xlabel="hard accuracy (fraction of output bits)", ylabel=f"patterns, of {len(damaged)}")
     axes.legend(frameon=False, loc="upper left")
     return write_figure(figure, path)
@@ -124,10 +114,10 @@ def recovery_curves(
     """
     figure, (axes,) = new_figure(title)
     lowest, lower, median, upper, highest = np.quantile(accuracy, (0, 0.25, 0.5, 0.75, 1), axis=0)
-    axes.fill_between(steps, lowest, highest, color=_BLUE, alpha=0.15, linewidth=0, label="worst to best pattern")
-    axes.fill_between(steps, lower, upper, color=_BLUE, alpha=0.3, linewidth=0, label="middle half")
-    axes.plot(steps, median, color=_BLUE, linewidth=2, label="median")
-    axes.plot(steps, accuracy.mean(axis=0), "--", color=_ORANGE, linewidth=1.5, label="mean")
+    axes.fill_between(steps, lowest, highest, color=BLUE, alpha=0.15, linewidth=0, label="worst to best pattern")
+    axes.fill_between(steps, lower, upper, color=BLUE, alpha=0.3, linewidth=0, label="middle half")
+    axes.plot(steps, median, color=BLUE, linewidth=2, label="median")
+    axes.plot(steps, accuracy.mean(axis=0), "--", color=ORANGE, linewidth=1.5, label="mean")
     axes.set(xlabel="retraining step", ylabel="hard accuracy")
     axes.legend(frameon=False, loc="lower right")
     return write_figure(figure, path)
@@ -159,61 +149,9 @@ def damage_curve(
     from matplotlib.ticker import MaxNLocator  # after new_figure, which explains a missing matplotlib
 
     order = np.argsort(dead, kind="stable")
-    axes.plot(dead[order], damaged[order], "s--", color=_ORANGE, markersize=4, label="damaged")
-    axes.plot(dead[order], retrained[order], "o-", color=_BLUE, markersize=4, label="retrained")
+    axes.plot(dead[order], damaged[order], "s--", color=ORANGE, markersize=4, label="damaged")
+    axes.plot(dead[order], retrained[order], "o-", color=BLUE, markersize=4, label="retrained")
     axes.set(xlabel="dead gates", ylabel="hard accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower left")
     return write_figure(figure, path)
-
-
-def new_figure(title: str, columns: int = 1) -> "tuple[Figure, list[Axes]]":
-    """An empty figure in the style of this package.
-
-    Args:
-        title: heading.
-        columns: panels beside each other.
-
-    Returns:
-        The figure and its panels.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need matplotlib, which is not installed. From the root of the repository: "
-            "pip install './packages/boolean_nca_cc[plots]'"
-        ) from error
-    figure = Figure(figsize=(5.2 * columns + 1.2, 4), layout="constrained")
-    figure.suptitle(title)
-    panels = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-    return figure, panels
-
-
-def write_figure(figure: "Figure", path: str | os.PathLike[str]) -> list[Path]:
-    """Writes a figure; the same numbers give the same files.
-
-    Args:
-        figure: the figure.
-        path: where to write; the suffix is replaced.
-
-    Returns:
-        The PNG and the SVG.
-    """
-    from matplotlib import rc_context
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
-    figure.savefig(png, dpi=150)
-    # No date and no random names inside: the same numbers give the same file.
-    with rc_context({"svg.hashsalt": "boolean_nca_cc"}):
-        figure.savefig(svg, metadata={"Date": None})
-    return [png, svg]

@@ -1,7 +1,6 @@
 """Pictures of an analysis: what is live, which gates are critical, the worst damage, how far configurations are apart.
 
-Needs the extra `plots` (matplotlib). Like those of `boolean_nca_cc.plots`, every picture is written twice, as PNG and
-as SVG, in colours that colour-blind readers can tell apart.
+Needs the extra `plots` (matplotlib). Every picture is written twice, as PNG and as SVG.
 """
 
 import os
@@ -11,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from boolean_nca_cc.analysis import Criticality, HammingDistance, LayerLiveness, WorstDamage
-from boolean_nca_cc.plots import new_figure, write_figure
+from boolean_nca_cc.figures import BLUE, GREY, ORANGE, new_figure, write_figure
 
 __all__ = ["criticality_map", "hamming_bars", "liveness_bars", "worst_damage_curve"]
 
-_BLUE, _ORANGE, _GREEN, _GREY, _PALE = "#0072b2", "#d55e00", "#009e73", "#6b7278", "#e3e6e8"
+_PALE = "#e3e6e8"
 
 
 def liveness_bars(
@@ -39,14 +38,14 @@ def liveness_bars(
     shown = (
         ("dead", [layer.nodes for layer in layers], "#ffffff", "xx"),
         ("no wire leads on", [layer.alive for layer in layers], _PALE, ""),
-        ("no output depends on it", [layer.wired for layer in layers], _GREY, "//"),
-        ("live", [layer.live for layer in layers], _BLUE, ""),
+        ("no output depends on it", [layer.wired for layer in layers], GREY, "//"),
+        ("live", [layer.live for layer in layers], BLUE, ""),
     )
     # Each bar covers the lower part of the one before: what is left to see of it is the difference.
     for order, (label, counts, colour, hatch) in enumerate(shown):
         if order < 3 and counts == shown[order + 1][1]:
             continue  # nothing of it is left to see
-        edge = _GREY if colour == "#ffffff" else "white"
+        edge = GREY if colour == "#ffffff" else "white"
         axes.bar(place, counts, 0.72, color=colour, hatch=hatch, edgecolor=edge, label=label, zorder=2 + order)
     for x, layer in zip(place, layers, strict=True):
         axes.annotate(
@@ -91,7 +90,7 @@ def criticality_map(
     # White is no loss. Where a death wins accuracy, that side is orange and the scale is symmetric.
     reach = max(float(np.abs(result.lost).max()), 1e-9)
     wins = float(result.lost.min()) < 0
-    shades = ["#5e2400", _ORANGE, "#ffffff", _BLUE, "#00263d"][0 if wins else 2 :]
+    shades = ["#5e2400", ORANGE, "#ffffff", BLUE, "#00263d"][0 if wins else 2 :]
     colours = LinearSegmentedColormap.from_list("worth", shades).with_extremes(bad=_PALE)
     image = left.imshow(
         grid, aspect="auto", cmap=colours, vmin=-reach if wins else 0, vmax=reach, interpolation="nearest"
@@ -102,14 +101,14 @@ def criticality_map(
     figure.colorbar(image, ax=left)
     ranked = np.sort(result.lost)[::-1]
     rank = np.arange(1, len(ranked) + 1)
-    right.fill_between(rank, ranked, step="mid", color=_BLUE, alpha=0.25, linewidth=0)
-    right.step(rank, ranked, where="mid", color=_BLUE, linewidth=1.5)
+    right.fill_between(rank, ranked, step="mid", color=BLUE, alpha=0.25, linewidth=0)
+    right.step(rank, ranked, where="mid", color=BLUE, linewidth=1.5)
     critical = int((ranked > 0).sum())
-    right.axvline(critical + 0.5, color=_ORANGE, linestyle="--", linewidth=1.2)
+    right.axvline(critical + 0.5, color=ORANGE, linestyle="--", linewidth=1.2)
     late = critical > 0.6 * len(ranked)  # then there is no room on the right of the line
     right.annotate(
         f"{critical} of {len(ranked)} gates are critical", (critical + 0.5, ranked[0]), (-6 if late else 6, -4),
-        textcoords="offset points", ha="right" if late else "left", va="top", fontsize=9, color=_ORANGE,
+        textcoords="offset points", ha="right" if late else "left", va="top", fontsize=9, color=ORANGE,
     )  # fmt: skip
     right.set(xlabel="gates, the most critical first", ylabel="hard accuracy lost")
     return write_figure(figure, path)
@@ -132,14 +131,14 @@ def worst_damage_curve(
         MissingExtraError: matplotlib is not installed.
     """
     figure, (axes,) = new_figure(title)
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator  # after new_figure, which explains a missing matplotlib
 
     if len(result.random):
         label = f"{len(result.random)} random orders, worst to best"
         lowest, highest = result.random.min(axis=0), result.random.max(axis=0)
-        axes.fill_between(result.dead, lowest, highest, color=_BLUE, alpha=0.2, linewidth=0, label=label)
-        axes.plot(result.dead, result.random.mean(axis=0), "--", color=_BLUE, linewidth=1.6, label="their mean")
-    axes.plot(result.dead, result.accuracy, "o-", color=_ORANGE, markersize=4, label="greedy worst order")
+        axes.fill_between(result.dead, lowest, highest, color=BLUE, alpha=0.2, linewidth=0, label=label)
+        axes.plot(result.dead, result.random.mean(axis=0), "--", color=BLUE, linewidth=1.6, label="their mean")
+    axes.plot(result.dead, result.accuracy, "o-", color=ORANGE, markersize=4, label="greedy worst order")
     axes.set(xlabel="dead gates", ylabel="hard accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
@@ -165,7 +164,7 @@ def hamming_bars(
     figure, (left, right) = new_figure(title, columns=2)
     layers = distance.by_layer()
     gates = {"tables": distance.tables, "read entries": distance.read_entries, "behaviour": distance.behaviour}
-    styles = {"tables": (_GREY, "//", "-."), "read entries": (_BLUE, "", "-"), "behaviour": (_ORANGE, "..", "--")}
+    styles = {"tables": (GREY, "//", "-."), "read entries": (BLUE, "", "-"), "behaviour": (ORANGE, "..", "--")}
     place = np.arange(distance.spec.n_layers)
     for index, (name, (colour, hatch, stroke)) in enumerate(styles.items()):
         left.bar(

@@ -26,11 +26,10 @@ from pydantic import BaseModel
 
 from dredge import __version__
 from dredge.config import Settings, load_settings
-from dredge.errors import ConfigError, DredgeError, InsightError, QueryError, SignalError, needed
-from dredge.insights.encoders import encoder_named
+from dredge.errors import ConfigError, DredgeError, InsightError, needed
 from dredge.insights.ids import check_text
 from dredge.insights.records import Hit, Insight, Stored
-from dredge.insights.search import Searcher
+from dredge.insights.search import Searcher, check_query
 from dredge.insights.store import Store
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _INSTRUCTIONS = (
     "words, misspelt or not. The id of a text is its SHA-256, so that the same text is kept once."
 )
 
-_TITLE = 200
 _R = TypeVar("_R")
 _Scope = MutableMapping[str, Any]
 _App = Callable[[_Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -152,7 +150,7 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
 
     settings = settings or load_settings()
     if store is None:
-        store = _open_store(settings)
+        store = Store.of(settings)
         atexit.register(store.close)
     opened = store
     searcher, limits = Searcher(opened, settings.search), settings.limits
@@ -180,8 +178,12 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
     @server.tool()
     def recall(query: str, limit: int = 10, mode: Literal["hybrid", "text", "vector"] = "hybrid") -> list[Found]:
         """Find what was kept, the best first. Misspelt words are found too."""
-        most = min(limit, limits.page_items)
-        return told(lambda: _found(searcher.search(_asked(query, limits.query_chars), limit=most, mode=mode)))
+
+        def work() -> list[Found]:
+            check_query(query, limits.query_chars)
+            return _found(searcher.search(query, limit=min(limit, limits.page_items), mode=mode))
+
+        return told(work)
 
     @server.tool()
     def similar(id: str, limit: int = 10) -> list[Found]:
@@ -205,9 +207,8 @@ def make_mcp_server(settings: Settings | None = None, store: Store | None = None
         def work() -> Kept:
             from dredge.signals import lift_signal
 
-            named = _titled(title)
             with fitting:
-                lifted = lift_signal(coords, values, title=named, max_packets=max_packets, limits=limits)
+                lifted = lift_signal(coords, values, title=title, max_packets=max_packets, limits=limits)
             return _kept(opened.put_signal(lifted.id, lifted.text, lifted.document))
 
         return told(work)
@@ -242,7 +243,7 @@ def run_mcp_server(
             f"tools that write are open beyond this machine only with tokens; got host {host!r} and none. "
             "Set auth.tokens, or listen on 127.0.0.1."
         )
-    with _open_store(settings) as store:
+    with Store.of(settings) as store:
         server = make_mcp_server(settings, store)
         if transport == "stdio":
             server.run("stdio")
@@ -283,30 +284,12 @@ def _guarded(app: _App, tokens: tuple[str, ...]) -> _App:
     return guarded
 
 
-def _open_store(settings: Settings) -> Store:
-    return Store.open(settings.database, encoder=encoder_named(settings.search.encoder))
-
-
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def _checked(text: str, most: int) -> str:
     check_text(text, most)
     return text
-
-
-def _asked(query: str, most: int) -> str:
-    if len(query) > most:
-        raise QueryError(f"a query has at most {most} characters; got {len(query)}. Ask with fewer words.")
-    return query
-
-
-def _titled(title: str) -> str:
-    if len(title) > _TITLE:
-        raise SignalError(f"a title has at most {_TITLE} characters; got {len(title)}. Shorten it.")
-    if title:
-        check_text(title)
-    return title
 
 
 def _kept(stored: Stored) -> Kept:

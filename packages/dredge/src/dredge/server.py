@@ -36,7 +36,6 @@ from dredge.api.services import EXTENSION, Services
 from dredge.api.signals import signalling
 from dredge.config import ServerSettings, Settings, load_settings
 from dredge.errors import ConfigError
-from dredge.insights.encoders import encoder_named
 from dredge.insights.ids import insight_id
 from dredge.insights.search import Searcher
 from dredge.insights.store import Store
@@ -84,7 +83,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     """
     settings = settings or load_settings()
     if store is None:
-        store = _open_store(settings)
+        store = Store.of(settings)
         atexit.register(store.close)
     app = _Application("dredge", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body_bytes
@@ -133,7 +132,7 @@ def run_server(
         settings = _for_debugging(settings)
     _check_server(settings.server)
     # Here once, so that workers find a database of the present version, and a bad one is told at once.
-    _open_store(settings).close()
+    Store.of(settings).close()
     with _reserved(settings.server) as free_port:
         server = settings.server.model_copy(update={"port": free_port})
         log = make_logger(settings.log)
@@ -219,10 +218,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 _BACKENDS = {"granian": _granian, "waitress": _waitress, "flask": _flask}
-
-
-def _open_store(settings: Settings) -> Store:
-    return Store.open(settings.database, encoder=encoder_named(settings.search.encoder))
 
 
 def _check_server(server: ServerSettings) -> None:

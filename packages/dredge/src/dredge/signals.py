@@ -22,14 +22,17 @@ from jaxtyping import Float
 
 from dredge.config import LimitSettings
 from dredge.errors import SignalError, needed
+from dredge.insights.ids import check_text
 
 if TYPE_CHECKING:
     from dredge.quasimoto.packets import Packet, WavePackets
 
-__all__ = ["LiftedSignal", "lift_signal", "samples_of", "signal_id"]
+__all__ = ["TITLE_CHARACTERS", "LiftedSignal", "check_title", "lift_signal", "samples_of", "signal_id"]
 
 Numbers = Sequence[float] | Sequence[int] | Sequence[Sequence[float]] | Sequence[Any] | np.ndarray
 
+TITLE_CHARACTERS = 200
+"""Of a signal's title, at most."""
 _FEWEST = 4
 _MOST_AXES = 5
 _LARGEST, _FINEST = 1e40, 1e-40
@@ -154,6 +157,24 @@ def signal_id(coords: Numbers, values: Numbers) -> str:
     return _id(*samples_of(coords, values))
 
 
+def check_title(title: str) -> None:
+    """Refuses a title that no signal can have.
+
+    Args:
+        title: any text; "" = none.
+
+    Raises:
+        SignalError: it is too long.
+        InsightError: nothing in it can be seen, or UTF-8 cannot encode it.
+
+    >>> check_title("a chirp")
+    """
+    if len(title) > TITLE_CHARACTERS:
+        raise SignalError(f"a title has at most {TITLE_CHARACTERS} characters; got {len(title)}. Shorten it.")
+    if title:
+        check_text(title)
+
+
 def lift_signal(
     coords: Numbers,
     values: Numbers,
@@ -178,10 +199,12 @@ def lift_signal(
         The lifted signal. The same samples give the same packets, unless time ran out.
 
     Raises:
-        SignalError: samples that cannot be fitted, or no packet allowed.
+        SignalError: samples that cannot be fitted, no packet allowed, or a title that is too long.
+        InsightError: a title that cannot be kept.
         MissingExtraError: torch or scipy is not installed.
     """
     limits = limits or LimitSettings()
+    check_title(title)
     x, y = samples_of(coords, values, most=limits.signal_points)
     max_packets = _PACKETS if max_packets is None else max_packets
     if not 1 <= max_packets <= 64:

@@ -18,7 +18,7 @@ from resu.core.resurrection import GatheredTheta, ResurrectionEmbedding, Storage
 from resu.errors import ConfigError, MaskError, OptimizerError, PhaseError
 from resu.optim.masked import MaskedAdamW
 from resu.reference import oracle
-from resu.reference.original import live_tensors
+from resu.reference.original_memory import live_tensors
 
 SHAPES = ((17,), (3, 33), (8, 16), (4, 70), (5, 3, 2, 2))
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.98)

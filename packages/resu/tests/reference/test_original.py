@@ -5,14 +5,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resu.reference import oracle, original
-from resu.reference.original import Forward, OriginalRESULinear, OriginalSelective, build, live_bytes, live_parts
+from resu.reference import oracle, original_effective, original_memory, original_training
+from resu.reference.original_effective import Forward
+from resu.reference.original_layers import OriginalRESULinear, OriginalSelective
+from resu.reference.original_memory import live_bytes, live_parts
+from resu.reference.original_training import build
 
 SIZE = 64
 W = SIZE * SIZE * 4
 
 
-def in_units_of_weight(rebuilt: original.Rebuilt) -> float:
+def in_units_of_weight(rebuilt: original_training.Rebuilt) -> float:
     return live_bytes(*rebuilt) / W
 
 
@@ -72,14 +75,14 @@ def test_bias_and_its_state_are_counted_apart() -> None:
 
 
 def test_the_notes_tally_is_as_published() -> None:
-    tally = original.note_tally(64.0, 0.5)
+    tally = original_memory.note_tally(64.0, 0.5)
     assert (tally.dense, tally.before, tally.after) == (192, 320, 192)
     assert (tally.states_before, tally.states_after) == (224, 96)
-    assert original.note_tally(1.0, 0.9).after == pytest.approx(4.6)
+    assert original_memory.note_tally(1.0, 0.9).after == pytest.approx(4.6)
 
 
 def test_the_notes_tally_leaves_out_four_weights() -> None:
-    tally = original.note_tally(1.0, 0.5)
+    tally = original_memory.note_tally(1.0, 0.5)
     for clear, counted in ((False, tally.before), (True, tally.after)):
         found = in_units_of_weight(build(SIZE, SIZE, 0.5, clear_state=clear))
         assert found - counted == pytest.approx(4.0, abs=1e-2)
@@ -92,7 +95,7 @@ def test_storages_are_counted_once_wherever_they_hang() -> None:
     holder, base = Holder(), torch.zeros(10)
     holder.kept = {"view": base[2:], "again": [base, (base.view(2, 5),)]}
     assert live_bytes(holder) == 40
-    assert len(original.live_tensors(holder)) == 3
+    assert len(original_memory.live_tensors(holder)) == 3
     layer = nn.Linear(4, 2)
     layer.weight.hung = torch.zeros(100)
     layer.register_forward_hook(lambda *_: None)
@@ -144,17 +147,17 @@ def test_functions_route_the_gradient_of_the_weight_where_it_is_not_frozen() -> 
     layer = layer_with(Forward.RECOMPUTE)
     mask, indices, upstream = layer.mask.mask, layer.mask.pruned_indices, torch.randn(10, 12)
     weight, theta = layer.weight.detach().clone().requires_grad_(), torch.randn(indices.numel(), requires_grad=True)
-    original.EffectiveWeightFunction.apply(weight, theta, mask, indices, False).backward(upstream)
+    original_effective.EffectiveWeightFunction.apply(weight, theta, mask, indices, False).backward(upstream)
     assert torch.equal(weight.grad, mask * upstream)
     assert torch.equal(theta.grad, upstream.flatten()[indices])
     weight.grad = None
-    original.BlendFunction.apply(weight, torch.zeros(10, 12), mask, False).backward(upstream)
+    original_effective.BlendFunction.apply(weight, torch.zeros(10, 12), mask, False).backward(upstream)
     assert torch.equal(weight.grad, mask * upstream)
 
 
 def test_the_scatter_reads_indices_back_and_refuses_one_that_is_too_large() -> None:
     with pytest.raises(IndexError):
-        original.phi_scatter(torch.ones(1), torch.tensor([4]), (2, 2))
+        original_effective.phi_scatter(torch.ones(1), torch.tensor([4]), (2, 2))
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])
@@ -180,7 +183,7 @@ def test_the_resu_phase_never_updates_theta_and_freezes_all_else() -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()} | {"theta": theta.detach().clone()}
     norms = []
     for _ in range(4):
-        assert original.resu_phase(model, [torch.ones(5, 12)] * 5, loss_of) == 0
+        assert original_training.resu_phase(model, [torch.ones(5, 12)] * 5, loss_of) == 0
         norms.append(float(theta.grad.norm()))
     after = {name: p.detach() for name, p in model.named_parameters()} | {"theta": theta.detach()}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -192,7 +195,7 @@ def test_what_is_committed_is_the_noise_it_began_with() -> None:
     rebuilt = build(12, 10, 0.5)
     layer, pruned = rebuilt.layer, rebuilt.layer.mask.pruned_indices
     noise, active = layer.resurrection.theta.detach().clone(), layer.weight.detach().clone()
-    original.resu_phase(layer, [torch.ones(5, 12)] * 5, loss_of)
+    original_training.resu_phase(layer, [torch.ones(5, 12)] * 5, loss_of)
     layer.exit_resu_mode(commit=True)
     assert torch.equal(layer.weight.detach().flatten()[pruned], noise)
     kept = layer.mask.active_indices
@@ -238,9 +241,9 @@ def test_a_selective_layer_uses_it() -> None:
 
 
 def test_ties_are_pruned_together() -> None:
-    mask = original.SparseMask.from_magnitude(torch.tensor([[1.0, 1.0, 1.0, 2.0]]), 0.25)
+    mask = original_effective.SparseMask.from_magnitude(torch.tensor([[1.0, 1.0, 1.0, 2.0]]), 0.25)
     assert mask.mask.tolist() == [[0, 0, 0, 1]]
-    assert original.SparseMask.from_magnitude(torch.ones(2, 2), 0.0).mask.all()
+    assert original_effective.SparseMask.from_magnitude(torch.ones(2, 2), 0.0).mask.all()
 
 
 def test_mask_and_theta_are_in_no_state_dict() -> None:

@@ -1,4 +1,4 @@
-"""A small task and the optimizers that a cycle has to work with."""
+"""A small task, the optimizers that a cycle has to work with, and short cycles on it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resu.config import CycleConfig
 from resu.optim.masked import MaskedAdamW, MaskedSGD
+from resu.training.cycle import CyclePhase, RESUTrainer
 
 Batch = tuple[Tensor, Tensor]
 
@@ -58,3 +60,43 @@ def make_optimizer(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
 def make_some(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     """One of ours and a stock one, where any optimizer will do."""
     return OPTIMIZERS[request.param]
+
+
+@pytest.fixture(scope="session")
+def adamw() -> Callable[[nn.Module], MaskedAdamW]:
+    """`adamw(model)`: one of ours, where any optimizer will do and one is enough."""
+    return lambda model: MaskedAdamW(model.parameters(), lr=1e-2, backend="eager")
+
+
+@pytest.fixture(scope="session")
+def config() -> Callable[..., CycleConfig]:
+    """`config(name, **changes)`: three short cycles of 4 TRAIN, 2 STABILIZE and 6 RESU steps."""
+
+    def build(name: str = "default", **changes: Any) -> CycleConfig:
+        short = {
+            "num_cycles": 3, "steps_per_cycle": 12, "train_fraction": 1 / 3, "stabilize_fraction": 1 / 6,
+            "resu_fraction": 0.5, "recovery_fraction": 0.0, "pruning": "magnitude",
+        }  # fmt: skip
+        return CycleConfig.preset(name, **(short | changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[RESUTrainer], dict[str, Tensor]]:
+    """`weights(trainer)`: a copy of every weight with a mask, by its name."""
+    return lambda trainer: {name: sparse.weight.clone() for name, sparse in trainer.sparsifier.parameters.items()}
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[RESUTrainer, CyclePhase, Any], None]:
+    """`until(trainer, phase, batches)`: trains up to the beginning of a phase."""
+
+    def run(trainer: RESUTrainer, phase: CyclePhase, batches: Any) -> None:
+        for _ in range(200):
+            if trainer.cycle.phase is phase:
+                return
+            trainer.train(batches, max_steps=1)
+        pytest.fail(f"{phase} never came")
+
+    return run

@@ -1,11 +1,13 @@
 """Hard accuracy of one circuit under many knockouts: one compiled map over the masks."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from boolean_nca_cc.circuits.kernels import evaluate_packed, pack_cases
+from boolean_nca_cc.circuits.kernels import pack_cases, wrong_bits
 from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.errors import TaskError
@@ -49,21 +51,16 @@ def accuracy_by_output(
         )
     for alive in alive_batch[:1]:
         spec.check_alive(alive)
-    wrong = _wrong_bits(circuit, pack_cases(x), pack_cases(y), pack_cases(np.ones(y.shape)), jnp.asarray(alive_batch))
+    wrong = _wrong_bits(circuit, pack_cases(x), pack_cases(y), x.shape[0], jnp.asarray(alive_batch))
     return 1 - np.asarray(wrong) / x.shape[0]
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=3)
 def _wrong_bits(
     circuit: Circuit,
     words: UInt32[Array, "n_in words"],
     targets: UInt32[Array, "n_out words"],
-    real: UInt32[Array, "n_out words"],
+    cases: int,
     alive_batch: Bool[Array, "patterns nodes"],
 ) -> Int[Array, "patterns n_out"]:
-    def count(alive: Bool[Array, " nodes"]) -> Int[Array, " n_out"]:
-        # The last word is padded: what a circuit answers to cases that do not exist must not count.
-        wrong = (evaluate_packed(circuit, words, alive) ^ targets) & real
-        return jax.lax.population_count(wrong).astype(jnp.int32).sum(axis=1)
-
-    return jax.lax.map(count, alive_batch)
+    return jax.lax.map(partial(wrong_bits, circuit, words, targets, cases), alive_batch)

@@ -32,6 +32,7 @@ __all__ = [
     "pack_cases",
     "tables",
     "unpack_cases",
+    "wrong_bits",
 ]
 
 _ALL_CASES = np.uint32(0xFFFFFFFF)
@@ -342,3 +343,37 @@ def _evaluate_packed(wires: list[Array], logits: list[Array], words: Array, mask
             folded = low ^ ((low ^ high) & x[:, None, None])
         words = folded.reshape(-1, words.shape[-1])
     return words
+
+
+def wrong_bits(
+    circuit: tuple[
+        Sequence[Int[Array | np.ndarray, "arity _"]],
+        Sequence[Float[Array | np.ndarray, "_ _ entries"]],
+    ],
+    words: UInt32[Array, "n_in words"],
+    targets: UInt32[Array, "n_out words"],
+    cases: int,
+    alive: Bool[Array | np.ndarray, " nodes"] | None = None,
+) -> Int[Array, " n_out"]:
+    """Counts the cases in which each output of the hard circuit is wrong.
+
+    Args:
+        circuit: wires and logits, as `gen_circuit` returns them.
+        words: inputs from `pack_cases`.
+        targets: outputs as they should be, from `pack_cases`.
+        cases: how many there are; what a circuit answers to the padding of the last word does not count.
+        alive: True = alive; None = all.
+
+    Returns:
+        One count an output.
+
+    Raises:
+        MaskError: a mask that does not fit.
+
+    >>> exclusive_or = ([jnp.array([[0], [1]])], [jnp.array([[[-1.0, 1.0, 1.0, -1.0]]])])
+    >>> inputs = pack_cases(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
+    >>> wrong_bits(exclusive_or, inputs, pack_cases(np.array([[0], [1], [1], [1]])), 4).tolist()
+    [1]
+    """
+    wrong = (evaluate_packed(circuit, words, alive) ^ targets) & pack_cases(np.ones((cases, 1)))
+    return jax.lax.population_count(wrong).astype(jnp.int32).sum(axis=1)

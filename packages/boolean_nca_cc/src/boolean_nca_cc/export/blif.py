@@ -45,8 +45,7 @@ def _lines(netlist: Netlist) -> Iterator[str]:
     yield f".model {netlist.name}"
     yield " ".join([".inputs", *(f"x{bit}" for bit in range(n_in))])
     yield " ".join([".outputs", *(f"y{bit}" for bit in range(n_out))])
-    names = {node: f"x{bit}" for bit, node in enumerate(netlist.inputs)}
-    names |= {gate.node: f"n{gate.node}" for gate in netlist.gates}
+    names = netlist.names("x{}")
     for gate in netlist.gates:
         yield " ".join([".names", *(names[source] for source in gate.sources), names[gate.node]])
         width = len(gate.sources)

@@ -78,8 +78,7 @@ def to_c(netlist: Netlist, expected: Bool[np.ndarray, "cases n_out"] | None = No
 
 
 def _body(netlist: Netlist) -> Iterator[str]:
-    names = {node: f"x[{bit}]" for bit, node in enumerate(netlist.inputs)}
-    names |= {gate.node: f"n{gate.node}" for gate in netlist.gates}
+    names = netlist.names("x[{}]")
     for gate in netlist.gates:
         value = expression(gate.table, [names[source] for source in gate.sources], "UINT64_C(0)", "~UINT64_C(0)")
         yield f"    const uint64_t {names[gate.node]} = {value};"

@@ -32,8 +32,7 @@ def to_dot(netlist: Netlist) -> str:
 
 
 def _lines(netlist: Netlist) -> Iterator[str]:
-    names = {node: f"x{bit}" for bit, node in enumerate(netlist.inputs)}
-    names |= {gate.node: f"n{gate.node}" for gate in netlist.gates}
+    names = netlist.names("x{}")
     n_in, n_out = len(netlist.inputs), len(netlist.outputs)
     yield f"// {netlist.name}: {netlist.summary}."
     yield f"// Written by boolean_nca_cc {__version__}."

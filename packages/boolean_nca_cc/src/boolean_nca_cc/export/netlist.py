@@ -116,6 +116,21 @@ class Netlist:
         read = {source for gate in self.gates for source in gate.sources} | set(self.outputs)
         return tuple(gate.node for gate in self.gates if gate.node not in read)
 
+    def names(self, pin: str) -> dict[int, str]:
+        """What each node is called in a text: gates n and their number, inputs as their pins are.
+
+        Args:
+            pin: an input's name, with {} for its bit.
+
+        Returns:
+            Names by node.
+
+        >>> Netlist("copy", (7,), (Gate(9, 1, (7,), (0, 1)),)).names("x[{}]")
+        {7: 'x[0]', 9: 'n9'}
+        """
+        pins = {node: pin.format(bit) for bit, node in enumerate(self.inputs)}
+        return pins | {gate.node: f"n{gate.node}" for gate in self.gates}
+
     @property
     def summary(self) -> str:
         """Its size in words, for the first line of a file."""
@@ -246,7 +261,10 @@ def _reduced(
             table = table[address & ~(1 << j) | (address >> twin & 1) << j]
     kept = [j for j in range(sources.size) if (table != table[address ^ 1 << j]).any()]
     small = np.arange(1 << len(kept))
-    return sources[kept], table[sum((small >> place & 1) << j for place, j in enumerate(kept)) + 0 * small]
+    address = np.zeros_like(small)  # of each entry of the small table, in the large one
+    for place, j in enumerate(kept):
+        address |= (small >> place & 1) << j
+    return sources[kept], table[address]
 
 
 def _padded(gate: Gate, position: dict[int, int], arity: int) -> tuple[list[int], list[int]]:

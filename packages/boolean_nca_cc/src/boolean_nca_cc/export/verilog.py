@@ -102,8 +102,7 @@ def _check_name(netlist: Netlist) -> None:
 
 
 def _body(netlist: Netlist) -> Iterator[str]:
-    names = {node: f"x[{bit}]" for bit, node in enumerate(netlist.inputs)}
-    names |= {gate.node: f"n{gate.node}" for gate in netlist.gates}
+    names = netlist.names("x[{}]")
     for gate in netlist.gates:
         value = expression(gate.table, [names[source] for source in gate.sources], "1'b0", "1'b1")
         yield f"    wire {names[gate.node]} = {value};"

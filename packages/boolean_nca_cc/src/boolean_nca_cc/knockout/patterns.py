@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from boolean_nca_cc.circuits.kernels import evaluate_packed, pack_cases
+from boolean_nca_cc.circuits.kernels import pack_cases, wrong_bits
 from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.errors import PatternError
@@ -190,16 +190,12 @@ def greedy_order(
     spec = CircuitSpec.from_logits(circuit.logits, n_in=x.shape[1])
     steps = min(int(_count("count", count)), spec.hidden_gates.size)
     words, targets = pack_cases(x), pack_cases(y)
-    # The last word is padded: what a circuit answers to cases that do not exist must not count.
-    real = pack_cases(jnp.ones_like(jnp.asarray(y)))
     hidden = jnp.asarray(spec.hidden_gates)
 
-    def errors(alive: Bool[Array, " nodes"]) -> Int[Array, ""]:
-        wrong = (evaluate_packed(circuit, words, alive) ^ targets) & real
-        return jax.lax.population_count(wrong).astype(jnp.int32).sum()
-
     def step(alive: Bool[Array, " nodes"], _: None) -> tuple[Bool[Array, " nodes"], Int[Array, ""]]:
-        harm = jax.vmap(lambda gate: errors(alive.at[gate].set(False)))(hidden)
+        harm = jax.vmap(lambda gate: wrong_bits(circuit, words, targets, len(y), alive.at[gate].set(False)).sum())(
+            hidden
+        )
         worst = hidden[jnp.argmax(jnp.where(alive[hidden], harm, -1))]
         return alive.at[worst].set(False), worst
 

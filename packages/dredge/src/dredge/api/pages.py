@@ -21,7 +21,8 @@ from dredge.errors import DredgeError, InsightError, MissingExtraError, QueryErr
 from dredge.insights.fusion import asked_words
 from dredge.insights.ids import check_text
 from dredge.insights.records import Hit, Insight, Kind, Stored
-from dredge.insights.search import MAX_RESULTS, Mode
+from dredge.insights.search import MAX_RESULTS, Mode, check_query
+from dredge.signals import TITLE_CHARACTERS, check_title
 
 __all__ = ["pages"]
 
@@ -34,7 +35,6 @@ _WIDE, _HALF, _NARROW = 760, 420, 350
 """Widths that a drawing is made for: of a desk, of half a desk, and of a phone."""
 _LIKE = 0.2
 """Score from which records are called similar; below it they share common words and endings alone."""
-_TITLE = 200
 _FIELDS = 20
 _KEPT = {"new": "Kept.", "again": "It was kept before, and is counted once more.", "deleted": "Deleted."}
 
@@ -90,10 +90,11 @@ def record(insight_id: str) -> str:
     near = own.searcher.similar(insight.id, limit=2 * _ALIKE)
     alike = [hit for hit in near if hit.score >= _LIKE and hit.insight.id not in known]
     document = read_document(insight.signal) if insight.signal is not None else None
+    title = document.title[:TITLE_CHARACTERS] if document is not None else ""
     return _page(
         "record",
         insight=insight,
-        title=visible(document.title[:_TITLE]) if document and document.title.strip() else excerpt(insight.text).title,
+        title=visible(title) if title.strip() else excerpt(insight.text).title,
         text=visible(insight.text if whole else insight.text[:_SHOWN]),
         whole=whole,
         same=_shown_hits(same),
@@ -129,9 +130,7 @@ def find() -> tuple[str, int]:
     if asked.strip():
         try:
             offset = _offset(request.args.get("offset", "0"), MAX_RESULTS - limit)
-            most = own.settings.limits.query_chars
-            if len(asked) > most:
-                raise QueryError(f"a query has at most {most} characters; got {len(asked)}. Ask with fewer words.")
+            check_query(asked, own.settings.limits.query_chars)
             chosen: Mode = next((one for one in get_args(Mode) if one == mode), "hybrid")
             if chosen != mode:
                 raise QueryError(f"a search is by {', '.join(get_args(Mode))}; got {mode[:40]!r}. Choose one.")
@@ -300,10 +299,7 @@ def _packets(given: str) -> int | None:
 
 def _title(given: str) -> str:
     title = " ".join(given.split())
-    if len(title) > _TITLE:
-        raise SignalError(f"a title has at most {_TITLE} characters; got {len(title)}. Shorten it.")
-    if title:
-        check_text(title)
+    check_title(title)
     return title
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dredge.insights.records import Hit, Insight, Kind
+from dredge.signals import TITLE_CHARACTERS
 
 __all__ = [
     "BatchBody", "BatchItem", "BatchLifted", "ErrorBody", "ErrorDetail", "FoundHit", "Health", "Imported",
@@ -75,7 +76,7 @@ class SignalBody(_In):
         Field(description="Where each sample was taken: a number, or a list of one to five."),
     ]
     values: Annotated[Numbers, Field(description="What was measured there.")]
-    title: Annotated[str, Field(max_length=200)] = ""
+    title: Annotated[str, Field(max_length=TITLE_CHARACTERS)] = ""
     max_packets: Annotated[int | None, Field(ge=1, le=64, description="At most so many; null = as many as pay.")] = None
     seconds: Annotated[float | None, Field(gt=0, description="How long to fit; null = the service's limit.")] = None
 

@@ -8,7 +8,6 @@ from dredge.api.errors import RefusedError
 from dredge.api.schemas import SignalBody, insight_json
 from dredge.api.services import services
 from dredge.api.signal_fits import kept_signal
-from dredge.insights.ids import check_text
 
 __all__ = ["signalling"]
 
@@ -21,8 +20,6 @@ def lift_signals() -> Response:
     body = read_json(SignalBody)
     own = services()
     limits = own.settings.limits
-    if body.title:
-        check_text(body.title, limits.text_bytes)
     if len(body.values) > limits.signal_points or len(body.coords) > limits.signal_points:
         raise RefusedError(
             422, "too_many_points", f"A signal has at most {limits.signal_points} samples; got "

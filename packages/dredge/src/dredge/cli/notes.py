@@ -275,10 +275,9 @@ def opened(settings: "Settings") -> "Store":
     Returns:
         The store.
     """
-    from dredge.insights.encoders import encoder_named
     from dredge.insights.store import Store
 
-    return Store.open(settings.database, encoder=encoder_named(settings.search.encoder))
+    return Store.of(settings)
 
 
 def _show(title: str, hits: list[Any], as_json: bool) -> None:

@@ -23,7 +23,7 @@ from dredge.insights.records import Hit, Insight
 from dredge.insights.store import Store
 from dredge.insights.vectors import VectorIndex
 
-__all__ = ["MAX_RESULTS", "Mode", "Searcher"]
+__all__ = ["MAX_RESULTS", "Mode", "Searcher", "check_query"]
 
 Mode = Literal["hybrid", "text", "vector"]
 
@@ -92,7 +92,7 @@ class Searcher:
             QueryError: a query in which nothing can be seen or that is too long, a limit or an offset that is none, or
                 an unknown mode.
         """
-        _check_query(query)
+        check_query(query)
         _check_page(limit, offset)
         if mode not in get_args(Mode):
             raise QueryError(f"a mode is one of {', '.join(get_args(Mode))}; got {mode!r}. Choose one.")
@@ -171,7 +171,7 @@ class Searcher:
         Raises:
             QueryError: a query in which nothing can be seen, or that is too long.
         """
-        _check_query(query)
+        check_query(query)
         index = self.index()
         self._frequencies.update(self.store, index)
         asked = asked_words(query)
@@ -229,9 +229,20 @@ class Searcher:
         ]  # fmt: skip
 
 
-def _check_query(query: str) -> None:
-    if len(query) > _QUERY_CHARACTERS:
-        raise QueryError(f"a query has at most {_QUERY_CHARACTERS} characters; got {len(query)}. Shorten it.")
+def check_query(query: str, most: int = _QUERY_CHARACTERS) -> None:
+    """Refuses a query that cannot be searched for.
+
+    Args:
+        query: any text.
+        most: characters of it.
+
+    Raises:
+        QueryError: it is too long, or nothing in it can be seen.
+
+    >>> check_query("waves")
+    """
+    if len(query) > most:
+        raise QueryError(f"a query has at most {most} characters; got {len(query)}. Ask with fewer words.")
     _check_text(query)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, select, text
 
-from dredge.config import DatabaseSettings
+from dredge.config import DatabaseSettings, Settings
 from dredge.errors import NotFoundError, QueryError, StoreError
 from dredge.insights.database import Database
 from dredge.insights.encoders import Encoder, encoder_named
@@ -85,6 +85,23 @@ class Store:
                 name = f"sqlite:///{Path(name).expanduser().absolute()}"
             database = DatabaseSettings(url=name)
         return cls(Database(database), encoder or encoder_named(_ENCODER))
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Store":
+        """Opens the database that settings name, with the encoder that they name.
+
+        Args:
+            settings: all of them.
+
+        Returns:
+            The store.
+
+        Raises:
+            ConfigError: an encoder that there is none of.
+            StoreError: as `open`.
+            MissingExtraError: as `open`.
+        """
+        return cls.open(settings.database, encoder=encoder_named(settings.search.encoder))
 
     @property
     def dialect(self) -> Dialect:

@@ -18,7 +18,7 @@ from claimbench.cases.resu.problem import Prepared, batch, default_device, mask_
 from claimbench.record import Params
 from resu.core.resurrection import StorageMode
 from resu.modules.linear import RESULinear
-from resu.reference import original
+from resu.reference import original_effective, original_layers
 
 __all__ = ["CASES"]
 
@@ -34,12 +34,12 @@ def _theta(size: int, seed: int) -> Tensor:
     return torch.randn(mask.n_pruned, generator=generator).mul_(0.1 * size**-0.5).to(mask.device)
 
 
-def _of_original(form: original.Forward) -> Callable[[dict[str, Any]], nn.Module]:
+def _of_original(form: original_effective.Forward) -> Callable[[dict[str, Any]], nn.Module]:
     def build(inputs: dict[str, Any]) -> nn.Module:
         size, seed = inputs["x"].shape[1], inputs["seed"]
-        layer = original.OriginalRESULinear(size, size, bias=False, forward_form=form).to(default_device())
+        layer = original_layers.OriginalRESULinear(size, size, bias=False, forward_form=form).to(default_device())
         layer.weight.data.copy_(weight_of(size, seed))
-        layer.mask = original.SparseMask(mask_of(size, SPARSITY).mask)
+        layer.mask = original_effective.SparseMask(mask_of(size, SPARSITY).mask)
         layer.enter_resu_mode(use_selective=False)
         layer.resurrection.theta.data.copy_(_theta(size, seed))
         return layer
@@ -69,8 +69,8 @@ def _ours(kind: type[RESULinear], mode: StorageMode) -> Callable[[dict[str, Any]
 
 
 FORMS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "before": _of_original(original.Forward.RECOMPUTE),
-    "after": _of_original(original.Forward.CACHED),
+    "before": _of_original(original_effective.Forward.RECOMPUTE),
+    "after": _of_original(original_effective.Forward.CACHED),
     "best": _ours(PlainSum, StorageMode.COMPACT),
     "compact": _ours(RESULinear, StorageMode.COMPACT),
     "inplace": _ours(RESULinear, StorageMode.INPLACE),
@@ -163,7 +163,11 @@ CASES = (
         _setup,
         grid=tuple({"pass": what, "size": size} for what in PASSES for size in SIZES),
         variants=tuple(FORMS),
-        original=(original.OriginalRESULinear, original.EffectiveWeightFunction, original.phi_scatter),
+        original=(
+            original_layers.OriginalRESULinear,
+            original_effective.EffectiveWeightFunction,
+            original_effective.phi_scatter,
+        ),
         quick_grid=tuple({"pass": what, "size": 1024} for what in PASSES),
         budget=8.0,
         precision=0.01,
@@ -175,7 +179,7 @@ CASES = (
         _masking,
         grid=tuple({"size": size} for size in SIZES),
         variants=("before", "after", "best", "compact"),
-        original=(original.EffectiveWeightFunction, original.phi_scatter),
+        original=(original_effective.EffectiveWeightFunction, original_effective.phi_scatter),
         quick_grid=({"size": 1024},),
         budget=3.0,
         precision=0.01,

@@ -14,7 +14,7 @@ from claimbench.errors import CaseError
 from claimbench.record import Params
 from resu.core.resurrection import StorageMode
 from resu.modules.linear import RESULinear
-from resu.reference import original
+from resu.reference import original_effective, original_layers
 
 __all__ = ["CASES"]
 
@@ -28,10 +28,13 @@ def _not_timed(params: Params) -> Workload:
 def _layers(size: int, sparsity: float) -> dict[str, Any]:
     mask, weight = mask_of(size, sparsity), weight_of(size)
     layers: dict[str, Any] = {}
-    for name, form in (("before", original.Forward.CACHED_PLAIN), ("after", original.Forward.CACHED)):
-        layer = original.OriginalRESULinear(size, size, bias=False, forward_form=form).to(weight.device)
+    for name, form in (
+        ("before", original_effective.Forward.CACHED_PLAIN),
+        ("after", original_effective.Forward.CACHED),
+    ):
+        layer = original_layers.OriginalRESULinear(size, size, bias=False, forward_form=form).to(weight.device)
         layer.weight.data.copy_(weight)
-        layer.mask = original.SparseMask(mask.mask)
+        layer.mask = original_effective.SparseMask(mask.mask)
         layer.enter_resu_mode(use_selective=False)
         layers[name] = layer
     ours = RESULinear(size, size, bias=False, device=weight.device, storage_mode=StorageMode.COMPACT)
@@ -67,6 +70,6 @@ CASES = (
         _not_timed,
         values=_gradients,
         values_grid=({"size": 256, "sparsity": 0.5}, {"size": 256, "sparsity": 0.9}),
-        original=(original.PhiScatterFunction, original.phi_scatter),
+        original=(original_effective.PhiScatterFunction, original_effective.phi_scatter),
     ),
 )

@@ -15,7 +15,7 @@ from claimbench.record import Params
 from resu.experiments.memory import MIB, LiveStorages, live_bytes
 from resu.experiments.phase_memory import PHASES, STEPPED, dense_bytes, phase_bytes
 from resu.optim.masked import Layout
-from resu.reference import original
+from resu.reference import original_effective, original_layers, original_training
 
 __all__ = ["CASES"]
 
@@ -35,7 +35,7 @@ class _Trained:
 
     def __init__(self, size: int, sparsity: float) -> None:
         weight = weight_of(size)
-        self.layer = original.OriginalRESULinear(size, size, bias=False).to(weight.device)
+        self.layer = original_layers.OriginalRESULinear(size, size, bias=False).to(weight.device)
         self.layer.weight.data.copy_(weight)
         self.optimizer = torch.optim.AdamW(self.layer.parameters(), fused=True)
         self.x = torch.ones(1, size, device=weight.device)
@@ -67,7 +67,7 @@ class _Trained:
         """Enters RESU and makes one pass; live bytes at rest after entry, and at the peak of both."""
         with LiveStorages(self.layer, self.optimizer, self.x) as live:
             live.exclude(self.x)
-            original.enter_resu_phase([self.layer], self.optimizer, clear_state)
+            original_training.enter_resu_phase([self.layer], self.optimizer, clear_state)
             steady = live.now
             self.layer(self.x).sum().backward()
             live.exclude(self.layer.resurrection.theta.grad)
@@ -149,7 +149,11 @@ CASES = (
         _not_timed,
         values=_of_original,
         values_grid=({"size": 4096, "sparsity": 0.5}, {"size": 4096, "sparsity": 0.9}),
-        original=(original.OriginalRESULinear, original.enter_resu_phase, original.SparseMask),
+        original=(
+            original_layers.OriginalRESULinear,
+            original_training.enter_resu_phase,
+            original_effective.SparseMask,
+        ),
     ),
     Case(
         "resu.phases",

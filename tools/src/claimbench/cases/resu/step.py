@@ -20,7 +20,7 @@ from claimbench.cases.resu.problem import Prepared, batch, default_device, mask_
 from claimbench.record import Params
 from resu.core.phases import Phase
 from resu.optim.masked import MaskedAdamW
-from resu.reference import original
+from resu.reference import original_effective, original_layers
 from resu.sparsifier import Sparsifier
 
 __all__ = ["CASES"]
@@ -136,10 +136,12 @@ def _ours(inputs: dict[str, Any], phase: Phase, compiled: bool) -> Trained:
 def _of_original(inputs: dict[str, Any]) -> Trained:
     """W frozen, M ⊙ W formed anew in each forward pass, and torch's AdamW on θ."""
     size = inputs["size"]
-    layer = original.OriginalRESULinear(size, size, bias=False, forward_form=original.Forward.RECOMPUTE)
+    layer = original_layers.OriginalRESULinear(
+        size, size, bias=False, forward_form=original_effective.Forward.RECOMPUTE
+    )
     layer.to(default_device())
     layer.weight.data.copy_(weight_of(size, inputs["seed"]))
-    layer.mask = original.SparseMask(mask_of(size, inputs["sparsity"]).mask)
+    layer.mask = original_effective.SparseMask(mask_of(size, inputs["sparsity"]).mask)
     layer.enter_resu_mode(use_selective=False)
     theta = layer.resurrection.theta
     optimizer = torch.optim.AdamW([theta], fused=True, **ADAM)
@@ -333,7 +335,11 @@ CASES = (
         grid=(*SMALL, {"size": 4096, "sparsity": 0.5}),
         variants=("none", "before"),
         control="none",
-        original=(original.OriginalRESULinear, original.EffectiveWeightFunction, original.phi_scatter),
+        original=(
+            original_layers.OriginalRESULinear,
+            original_effective.EffectiveWeightFunction,
+            original_effective.phi_scatter,
+        ),
         quick_grid=SMALL[:1],
         budget=6.0,
         precision=0.01,
