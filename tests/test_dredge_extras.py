@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.wheels
+pytestmark = [pytest.mark.wheels, pytest.mark.slow]
 
 CHIRP = "x,y\n" + "".join(f"{x / 20},{(x % 7) / 7 + (x % 3)}\n" for x in range(60))
 CLIENT = """

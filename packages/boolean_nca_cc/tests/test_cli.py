@@ -17,6 +17,7 @@ import pytest
 from boolean_nca_cc.checkpoint import load
 from boolean_nca_cc.circuits.tasks import task_names
 from boolean_nca_cc.cli import RULES, main
+from boolean_nca_cc.experiments.knockout_study import STUDY
 from boolean_nca_cc.experiments.training_run import CHECKPOINT, RESULT
 
 # The smallest circuit that learns something: it compiles in a moment.
@@ -44,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_help_is_there_for_every_command_with_examples(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("tasks", "train", "knockout", "evaluate", "show", "plot", "export", "analyse"):
+    for command in ("tasks", "train", "knockout", "evaluate", "show", "plot", "export", "analyse", "life", "grow"):
         assert command in out
         code, described, _ = run(command, "--help")
         assert code == 0
@@ -142,6 +143,19 @@ def test_knockout_trains_damages_retrains_and_reports(run: Run, tmp_path: Path) 
     assert "wrote k/recovery.png" in out
 
 
+def test_several_numbers_of_dead_gates_are_one_study(run: Run, tmp_path: Path) -> None:
+    study = ["knockout", *SMALL, "--train-steps", "40", "--patterns", "4", "--steps", "10", "--dead", "1, 3"]
+    code, out, _ = run(*study)
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    assert [row[:2] for row in rows if row[:1] in (["1"], ["3"])] == [["1", "2"], ["3", "2"]]
+    assert "wrote runs/knockout-shotgun-1_3-copy-2-0/damage.svg" in out
+    code, out, err = run("knockout", *SMALL, "--dead", "2,5", "--out", "other")
+    assert code == 2
+    assert "this circuit has 4; dead asks for 5. Ask for 4 or fewer (--dead)" in err
+    assert not (tmp_path / "other").exists()
+
+
 def test_greedy_knockout_of_a_trained_run_draws_the_damage_curve(run: Run, tmp_path: Path) -> None:
     run("train", *SMALL, "--steps", "40", "--out", "a")
     code, out, _ = run("knockout", "--checkpoint", "a", "--mode", "greedy", "--dead", "2", "--steps", "10", "--json")
@@ -161,8 +175,10 @@ def test_greedy_knockout_of_a_trained_run_draws_the_damage_curve(run: Run, tmp_p
         (["train", "--optimizer", "magic"], "it is 'magic'"),
         (["train", "--arity", "0"], "arity: Input should be greater than or equal to 1; it is 0"),
         (["train", "--checkpoint-every", "15"], "checkpoint_every 15 is no multiple of log_every 10"),
-        (["knockout", "--dead", "-1", "--checkpoint", "none"], "none is none. Check the path"),
+        (["knockout", "--dead", "3", "--checkpoint", "none"], "none is none. Check the path"),
         (["knockout", "--mode", "laser"], "laser"),
+        (["knockout", "--dead", "2,b"], "dead.1: Input should be a valid integer"),
+        (["knockout", "--dead", "2,2"], "each number of dead gates stands once"),
         (["evaluate", "nowhere"], "a checkpoint is a file; nowhere is none"),
         (["evaluate"], "Missing argument"),
         (["show", "only.svg"], "it got 1 path(s)"),
@@ -183,7 +199,7 @@ def test_negative_damage_is_refused_by_its_name(run: Run) -> None:
     run("train", *SMALL, "--steps", "0", "--out", "a")
     code, _, err = run("knockout", "--checkpoint", "a", "--dead", "-1")
     assert code == 2
-    assert "dead: Input should be greater than or equal to 0; it is -1" in err
+    assert "dead.0: Input should be greater than or equal to 0; it is '-1'" in err
 
 
 def test_damaged_files_are_explained(run: Run, tmp_path: Path) -> None:
@@ -244,3 +260,32 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(ru
     for name in (CHECKPOINT, RESULT):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not [file for file in (tmp_path / "killed").iterdir() if file.name.endswith(".partial")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_killed_study_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(run: Run, tmp_path: Path) -> None:
+    run("train", *SMALL, "--steps", "40", "--out", "a")
+    command = ["knockout", "--checkpoint", "a", "--patterns", "400", "--dead", "1,3", "--steps", "10", "--chunk", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "boolean_nca_cc", *command, "--out", "killed"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "knocking out: 30/400" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert 30 <= load(tmp_path / "killed" / STUDY).step < 400
+    assert not (tmp_path / "killed" / RESULT).exists()
+    code, _, err = run(*command, "--out", "killed", "--resume")
+    assert code == 0
+    assert "resumed after" in err
+    assert run(*command, "--out", "whole")[0] == 0
+    for name in (STUDY, RESULT, "damage.svg"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -32,6 +32,19 @@ def draw_all(folder: Path) -> list[Path]:
     return files + plots.damage_curve(np.arange(50)[::-1], DAMAGED, RETRAINED, folder / "damage")
 
 
+def drawn(axes_module: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is plotted from here on: x and y by label."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    original = axes_module.Axes.plot
+
+    def recording(self: object, x: np.ndarray, y: np.ndarray, *args: object, **kwargs: Any) -> object:
+        found[kwargs["label"]] = np.asarray(x), np.asarray(y)
+        return original(self, x, y, *args, **kwargs)
+
+    monkeypatch.setattr(axes_module.Axes, "plot", recording)
+    return found
+
+
 @pytest.mark.needs_extra("matplotlib")
 def test_every_picture_is_a_png_and_an_svg(tmp_path: Path) -> None:
     files = draw_all(tmp_path)
@@ -70,8 +83,52 @@ def test_the_histogram_counts_every_pattern_and_gives_solved_ones_their_own_bar(
     (_, edges), (counts, _) = counted
     assert counts[-1] == (edges[-2] < RETRAINED).sum()
     assert edges[-2] > 1 - (1 - DAMAGED.min()) / 40
-    plots.knockout_histogram(np.ones(3), np.ones(3), tmp_path / "solved")
-    assert counted[-1][0].tolist()[-1] == 3
+    plots.knockout_histogram(np.ones(3), np.ones(3), tmp_path / "solved", recovered=np.ones(3))
+    assert [counts.tolist()[-1] for counts, _ in counted[2:]] == [3, 3, 3]
+
+
+@pytest.mark.needs_extra("matplotlib")
+def test_the_damage_curve_is_the_median_of_the_patterns_that_share_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpl = pytest.importorskip("matplotlib")
+    found = drawn(pytest.importorskip("matplotlib.axes"), monkeypatch)
+    dead = np.resize([40, 2, 10], 50)
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        files = plots.damage_curve(
+            dead,
+            DAMAGED,
+            RETRAINED,
+            tmp_path / "x",
+            "t",
+            recovered=DAMAGED + 0.1,
+            rule="LogicGNN",
+            baseline=1.0,
+            hidden=160,
+        )
+    assert set(found) == {"right after the damage", "recovered by retraining", "recovered by LogicGNN"}
+    numbers, medians = found["right after the damage"]
+    assert numbers.tolist() == [2, 10, 40]
+    # 17 patterns have a middle one, the ninth; 16 have two.
+    low, middle, high = (np.sort(DAMAGED[dead == number]) for number in (2, 10, 40))
+    np.testing.assert_allclose(medians, [low[8], (middle[7] + middle[8]) / 2, high[8]])
+    texts = "\n".join(ElementTree.parse(files[1]).getroot().itertext())
+    for words in (
+        "dead gates, of 160 hidden ones",
+        "16 to 17 patterns a point",
+        "undamaged: 1.000",
+        "band: middle half",
+    ):
+        assert words in texts
+
+
+@pytest.mark.needs_extra("matplotlib")
+def test_recovery_has_a_curve_for_each_number_of_dead_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = drawn(pytest.importorskip("matplotlib.axes"), monkeypatch)
+    accuracy = np.stack([np.linspace(low, 1, 5) for low in (0.2, 0.4, 0.6, 0.8)])
+    plots.recovery_curves(np.arange(5), accuracy, tmp_path / "r", dead=np.array([9, 3, 9, 3]))
+    assert list(found) == ["3 dead gates", "9 dead gates"]
+    np.testing.assert_allclose(found["3 dead gates"][1], (accuracy[1] + accuracy[3]) / 2)
 
 
 def test_without_matplotlib_the_error_names_the_extra_and_how_to_install_it(

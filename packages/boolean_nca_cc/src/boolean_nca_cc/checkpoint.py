@@ -44,6 +44,7 @@ class Checkpoint:
         opt_state: the optimizer's state, or None.
         key: the random key to go on with, or None.
         record: numbers so far, by name: learning curves, results of patterns.
+        tree: any other arrays of the run, such as a rule's weights and its pool of circuits, or None.
     """
 
     spec: CircuitSpec
@@ -53,6 +54,7 @@ class Checkpoint:
     opt_state: PyTree | None = None
     key: Shaped[Array, "..."] | None = None
     record: dict[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict)
+    tree: PyTree | None = None
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
@@ -86,7 +88,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
         "has_opt_state": checkpoint.opt_state is not None,
     }
     tensors = _named("wires", checkpoint.circuit.wires) | _named("logits", checkpoint.circuit.logits)
-    tensors |= _named("opt_state", checkpoint.opt_state)
+    tensors |= _named("opt_state", checkpoint.opt_state) | _named("tree", checkpoint.tree)
     tensors |= {f"record/{name}": np.asarray(values) for name, values in checkpoint.record.items()}
     if checkpoint.key is not None:
         typed = jnp.issubdtype(checkpoint.key.dtype, jax.dtypes.prng_key)
@@ -106,7 +108,11 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
 
 
 def load(
-    path: str | os.PathLike[str], *, spec: CircuitSpec | None = None, opt_state: PyTree | None = None
+    path: str | os.PathLike[str],
+    *,
+    spec: CircuitSpec | None = None,
+    opt_state: PyTree | None = None,
+    tree: PyTree | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint and checks that it is whole and ours.
 
@@ -115,13 +121,14 @@ def load(
         spec: the circuit that is expected; None takes any.
         opt_state: an optimizer state of the same structure, as `optimizer.init(logits)` gives, to be filled; None
             leaves the saved state aside.
+        tree: a tree like the saved one, to be filled; None leaves it aside.
 
     Returns:
         The checkpoint.
 
     Raises:
         CheckpointError: no such file; a truncated or foreign one, or one of a later format; another circuit; another
-            optimizer.
+            optimizer; a tree of other arrays.
 
     >>> load("nowhere.safetensors")
     Traceback (most recent call last):
@@ -159,9 +166,11 @@ train first.
     if opt_state is not None:
         if not has_opt_state:
             raise CheckpointError(f"the run needs an optimizer state; {path} has none. Start with a fresh state.")
-        opt_state = _filled(opt_state, tensors, path)
+        opt_state = _filled("opt_state", opt_state, tensors, path)
+    if tree is not None:
+        tree = _filled("tree", tree, tensors, path)
     record = {name.removeprefix("record/"): t for name, t in tensors.items() if name.startswith("record/")}
-    return Checkpoint(found, Circuit(wires, logits), step, settings, opt_state, key, record)
+    return Checkpoint(found, Circuit(wires, logits), step, settings, opt_state, key, record, tree)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -217,22 +226,27 @@ def _named(prefix: str, tree: PyTree) -> dict[str, Shaped[np.ndarray, "..."]]:
     return {f"{prefix}/{number}": np.asarray(jnp.asarray(leaf)) for number, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _filled(template: PyTree, tensors: dict[str, Shaped[np.ndarray, "..."]], path: Path) -> PyTree:
+_WHOSE = {
+    "opt_state": "an optimizer goes on only from a state of its own kind; {path} holds {theirs}, this optimizer has "
+    "{ours}. Use the optimizer of that run, or start with a fresh state.",
+    "tree": "a run goes on only with arrays of its own kind; {path} holds {theirs}, this run has {ours}. "
+    "Ask for the settings of that run, or start a new one.",
+}
+
+
+def _filled(kind: str, template: PyTree, tensors: dict[str, Shaped[np.ndarray, "..."]], path: Path) -> PyTree:
     leaves, structure = jax.tree.flatten(template)
-    saved = [tensors[f"opt_state/{n}"] for n in range(sum(name.startswith("opt_state/") for name in tensors))]
+    saved = [tensors[f"{kind}/{n}"] for n in range(sum(name.startswith(f"{kind}/") for name in tensors))]
     ours = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
     theirs = [(leaf.shape, leaf.dtype) for leaf in saved]
     if ours != theirs:
-        raise CheckpointError(
-            f"an optimizer goes on only from a state of its own kind; {path} holds {len(theirs)} arrays "
-            f"{_few(theirs)}, this optimizer has {len(ours)} {_few(ours)}. Use the optimizer of that run, or start "
-            "with a fresh state."
-        )
+        raise CheckpointError(_WHOSE[kind].format(path=path, theirs=_few(theirs), ours=_few(ours)))
     return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in saved])
 
 
 def _few(kinds: list[tuple[tuple[int, ...], Any]]) -> str:
-    return "(" + ", ".join(f"{dtype}{list(shape)}" for shape, dtype in kinds[:3]) + (", …)" if len(kinds) > 3 else ")")
+    shown = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in kinds[:3]) + (", …" if len(kinds) > 3 else "")
+    return f"{len(kinds)} arrays ({shown})"
 
 
 def _shown(spec: CircuitSpec) -> str:

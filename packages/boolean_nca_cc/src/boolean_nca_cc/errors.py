@@ -12,12 +12,14 @@
     ├── ConfigError        (ValueError)   settings that cannot be run
     ├── CheckpointError    (ValueError)   files that cannot be trusted
     ├── ExportError        (ValueError)   circuits without a hard form, netlists that are none
+    ├── AutomatonError     (ValueError)   grids, cells, pictures and damage that cannot be
     └── MissingExtraError  (ImportError)  an optional dependency is not installed
 
 A message says the rule, the value that came, and what to do about it.
 """
 
 __all__ = [
+    "AutomatonError",
     "BooleanNCAError",
     "CheckpointError",
     "ConfigError",
@@ -70,6 +72,10 @@ class CheckpointError(BooleanNCAError, ValueError):
 
 class ExportError(BooleanNCAError, ValueError):
     """A circuit whose hard form is not what it says, or a netlist that cannot be read or written."""
+
+
+class AutomatonError(BooleanNCAError, ValueError):
+    """A grid too small, a cell's circuit that does not fit, a picture or a damage that the grid does not hold."""
 
 
 class MissingExtraError(BooleanNCAError, ImportError):

@@ -23,10 +23,28 @@ def test_train_settings(settings: dict[str, object], message: str) -> None:
         TrainSettings.model_validate(settings)
 
 
-@pytest.mark.parametrize("settings", [{"patterns": 0}, {"dead": -1}, {"mode": "laser"}, {"chunk": 0}])
-def test_knockout_settings(settings: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(settings))):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patterns": 0}, "patterns"),
+        ({"dead": -1}, "greater than or equal to 0"),
+        ({"dead": "five"}, "dead"),
+        ({"dead": []}, "at least 1 item"),
+        ({"dead": [3, 5, 3]}, r"each number of dead gates stands once; it is \[3, 5, 3\]. Drop the repeats"),
+        ({"dead": [1, 2, 3], "patterns": 2}, "2 are too few for 3 numbers. Ask for 3 or more"),
+        ({"mode": "laser"}, "mode"),
+        ({"chunk": 0}, "chunk"),
+    ],
+)
+def test_knockout_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         KnockoutSettings.model_validate(settings)
+
+
+def test_one_number_of_dead_gates_is_a_choice_of_one() -> None:
+    assert KnockoutSettings.model_validate({"dead": 7}).dead == (7,)
+    assert KnockoutSettings.model_validate({"dead": ["2", "5"]}).dead == (2, 5)
+    assert KnockoutSettings.model_validate({"dead": [1, 2, 3], "patterns": 2, "mode": "greedy"}).dead == (1, 2, 3)
 
 
 def test_settings_survive_json() -> None:

@@ -4,28 +4,36 @@ Results go to standard output, progress to standard error. Exit codes: 0 done, 1
 usage or input. Frameworks are imported inside the commands, so that help is quick.
 """
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from boolean_nca_cc import __version__
-from boolean_nca_cc.cli import analysing, exporting
+from boolean_nca_cc.cli import analysing, automata, exporting, meta
+from boolean_nca_cc.cli.output import (
+    AsJson,
+    LearningRate,
+    Require,
+    Resume,
+    Seed,
+    check_required,
+    console,
+    pictures_if_possible,
+    print_files,
+    print_json,
+    progress,
+)
+from boolean_nca_cc.cli.studying import study_pictures, study_tables
 from boolean_nca_cc.config import FitConfig, OptimizerConfig
-from boolean_nca_cc.errors import BooleanNCAError, CheckpointError, ConfigError, MissingExtraError
+from boolean_nca_cc.errors import BooleanNCAError, CheckpointError, ConfigError
 from boolean_nca_cc.experiments.settings import DamageMode, KnockoutSettings, TrainSettings
 
 if TYPE_CHECKING:
     from boolean_nca_cc.experiments.evaluation import Evaluation
-    from boolean_nca_cc.experiments.knockout_study import KnockoutOutcome
 
 __all__ = ["app", "main"]
 
@@ -38,6 +46,8 @@ app = typer.Typer(
 )
 app.add_typer(exporting.app)
 app.add_typer(analysing.app)
+app.add_typer(automata.app)
+app.add_typer(meta.app)
 
 RULES = {
     "copy": "the input",
@@ -60,13 +70,8 @@ Text = Annotated[str, typer.Option(help="What the task `text` draws.")]
 Arity = Annotated[int, typer.Option(help="Inputs of a gate.")]
 Hidden = Annotated[int, typer.Option(help="Hidden layers.")]
 Width = Annotated[int, typer.Option(help="Factor of the wide layers.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
 Optimizer = Annotated[str, typer.Option(help="sgd, adam, adamw, rmsprop, lion or adafactor.")]
-LearningRate = Annotated[float, typer.Option(help="Logits a step.")]
 Loss = Annotated[str, typer.Option(help="l4 or bce.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
-Require = Annotated[float | None, typer.Option(help="Exit with 1 if the hard accuracy stays below this.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,11 +124,11 @@ def tasks(bits: Bits = 8, as_json: AsJson = False) -> None:
             outputs = None
         rows.append({"task": name, "outputs": outputs, "rule": rule})
     if as_json:
-        return _print_json({"kind": "tasks", "bits": bits, "tasks": rows})
+        return print_json({"kind": "tasks", "bits": bits, "tasks": rows})
     table = Table("task", "outputs", "output", title=f"Tasks with {bits} input bits i", title_justify="left")
     for row in rows:
         table.add_row(row["task"], "–" if row["outputs"] is None else str(row["outputs"]), row["rule"])
-    return _console().print(table)
+    return console().print(table)
 
 
 @app.command()
@@ -172,11 +177,11 @@ def train(
     from boolean_nca_cc.experiments.training_run import run_training
 
     folder = out or Path("runs") / f"{task}-{bits}-{seed}"
-    with _progress(f"training {task}") as report:
+    with progress(f"training {task}") as report:
         outcome = run_training(settings, folder, resume=resume, report=report)
     files = outcome.files + _pictures(lambda plots: plots.learning_curves(outcome.history, folder / "curves", task))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "kind": "train",
                 "settings": settings.model_dump(mode="json"),
@@ -186,15 +191,20 @@ def train(
         )
     else:
         _print_evaluation(f"{task}, {bits} → {outcome.spec.n_out} bits after {steps} steps", outcome.evaluation)
-        _print_files(files)
-    _require(outcome.evaluation.hard_accuracy, require)
+        print_files(files)
+    check_required(outcome.evaluation.hard_accuracy, require)
 
 
 @app.command()
 def knockout(
     checkpoint: Annotated[Path | None, typer.Option(help="Run to damage.", show_default="train one on --task")] = None,
+    rule: Annotated[
+        Path | None, typer.Option(help="Damage the circuit of this rule (of meta-train), and let it repair, too.")
+    ] = None,
     patterns: Annotated[int, typer.Option(help="Patterns of dead gates.")] = 256,
-    dead: Annotated[int, typer.Option(help="Dead gates; expected ones (bernoulli), or the strip's width.")] = 20,
+    dead: Annotated[
+        str, typer.Option(help="Dead gates, one number or several (2,5,10); expected ones, or the strip's width.")
+    ] = "20",
     mode: Annotated[DamageMode, typer.Option(help="How they are chosen.")] = DamageMode.SHOTGUN,
     steps: Annotated[int, typer.Option(help="Retraining steps for each pattern.")] = 100,
     optimizer: Optimizer = "adamw",
@@ -219,43 +229,64 @@ def knockout(
 ) -> None:
     """Knocks gates out of a trained circuit, many patterns at once, and retrains it around each.
 
-    Reports how hard accuracy is distributed over the patterns right after the knockout and after retraining. With
-    `--mode greedy` the patterns are the first 1, 2, … gates of the greedy worst order, up to --dead.
+    Reports how hard accuracy is distributed over the patterns right after the knockout and after retraining. Several
+    numbers of dead gates share the patterns, and a plot shows accuracy against them. With `--mode greedy` the patterns
+    are the first 1, 2, … gates of the greedy worst order, up to --dead.
 
     Examples:
       boolean-nca knockout --patterns 256 --dead 20
+      boolean-nca knockout --task reverse --patterns 1000 --steps 200 --dead 2,5,10,20,40
       boolean-nca knockout --checkpoint runs/add-8-0 --mode strip --dead 7 --steps 50
       boolean-nca knockout --mode greedy --dead 20 --json
+      boolean-nca knockout --rule runs/rule --patterns 1000 --dead 2,4,8,16,32
     """
-    retrain = _fit_config(steps, optimizer, learning_rate, loss)
+    if rule is not None and checkpoint is not None:
+        raise ConfigError(
+            f"a study damages one circuit; it is given a run, {checkpoint}, and that of a rule, {rule}. Leave out one."
+        )
     base = TrainSettings(
         task=task, bits=bits, arity=arity, hidden=hidden, width=width, seed=seed, fit=FitConfig(steps=train_steps)
     )
+    asked = {
+        "patterns": patterns, "dead": [part.strip() for part in dead.split(",")], "mode": mode, "seed": seed,
+        "retrain": _fit_config(steps, optimizer, learning_rate, loss), "chunk": chunk,
+    }  # fmt: skip
+    settings = KnockoutSettings.model_validate({"base": base, **asked})
+    from boolean_nca_cc.experiments.damage import check_damage
     from boolean_nca_cc.experiments.knockout_study import run_knockout_study
-    from boolean_nca_cc.experiments.training_run import CHECKPOINT, load_run, run_training
+    from boolean_nca_cc.experiments.training_run import CHECKPOINT, load_run, new_circuit, run_training, task_of
 
-    name = "-".join(["knockout", mode.value, str(dead), *([] if checkpoint else [task, str(bits)]), str(seed)])
-    folder = out or (Path("runs") / name if checkpoint is None else _folder_of(checkpoint) / name)
-    if checkpoint is None:
+    numbers = "_".join(map(str, settings.dead))
+    given = checkpoint or rule
+    name = "-".join(["knockout", mode.value, numbers, *([] if given else [task, str(bits)]), str(seed)])
+    folder = out or (Path("runs") / name if given is None else _folder_of(given) / name)
+    repair = None
+    if rule is not None:
+        from boolean_nca_cc.experiments.repair_run import rule_under_study
+
+        base, spec, circuit, repair = rule_under_study(rule)
+    elif checkpoint is None:
+        check_damage(settings, new_circuit(base, task_of(base).y.shape[1])[0])  # before minutes of training
         # A study that is resumed finds its circuit finished, or finishes it.
         again = resume or (folder / "circuit" / CHECKPOINT).exists()
-        with _progress(f"training {task}") as report:
+        with progress(f"training {task}") as report:
             checkpoint = run_training(base, folder / "circuit", resume=again, report=report).files[0]
-    base, saved = load_run(checkpoint)
-    settings = KnockoutSettings(
-        base=base, patterns=patterns, dead=dead, mode=mode, seed=seed, retrain=retrain, chunk=chunk
-    )
-    with _progress("knocking out") as report:
-        outcome = run_knockout_study(settings, saved.circuit, saved.spec, folder, resume=resume, report=report)
-    files = outcome.files + _pictures(lambda plots: _study_pictures(plots, outcome, folder))
+    if checkpoint is not None:
+        base, saved = load_run(checkpoint)
+        spec, circuit = saved.spec, saved.circuit
+    settings = settings.model_copy(update={"base": base})
+    with progress("knocking out") as report:
+        outcome = run_knockout_study(settings, circuit, spec, folder, resume=resume, report=report, rule=repair)
+    files = outcome.files + _pictures(lambda plots: study_pictures(plots, outcome, folder))
     summary = outcome.summary()
     if as_json:
         document = {"kind": "knockout", "settings": settings.model_dump(mode="json"), "summary": summary}
-        _print_json(document | {"files": [str(file) for file in files]})
+        print_json(document | {"files": [str(file) for file in files]})
     else:
-        _print_summary(settings, summary)
-        _print_files(files)
-    _require(summary["retrained_hard_accuracy"]["mean"], require)
+        for table in study_tables(outcome):
+            console().print(table)
+        print_files(files)
+    check_required(summary["retrained_hard_accuracy"]["mean"], require)
 
 
 @app.command()
@@ -276,10 +307,10 @@ def evaluate(
     settings, saved = load_run(checkpoint)
     evaluation = evaluate_circuit(saved.circuit, saved.spec, task_of(settings))
     if as_json:
-        _print_json({"kind": "evaluate", "checkpoint": str(checkpoint), "step": saved.step, **evaluation.as_dict()})
+        print_json({"kind": "evaluate", "checkpoint": str(checkpoint), "step": saved.step, **evaluation.as_dict()})
     else:
         _print_evaluation(f"{checkpoint}: {settings.task} at step {saved.step}", evaluation)
-    _require(evaluation.hard_accuracy, require)
+    check_required(evaluation.hard_accuracy, require)
 
 
 @app.command()
@@ -318,7 +349,7 @@ def show(
     alive = shotgun(jax.random.key(seed), spec, dead)
     svg = circuit_svg(circuit, spec, alive=alive, title=f"{settings.task}, {spec.n_in} → {spec.n_out} bits, {state}")
     write_atomically(paths[-1], svg.encode())
-    _print_files([paths[-1]])
+    print_files([paths[-1]])
 
 
 @app.command()
@@ -333,11 +364,11 @@ def plot(folder: Annotated[Path, typer.Argument(help="Folder of a training run o
     from boolean_nca_cc.experiments.training_run import CHECKPOINT, load_run
 
     if (folder / STUDY).exists():
-        return _print_files(_study_pictures(plots, load_study(folder), folder))
+        return print_files(study_pictures(plots, load_study(folder), folder))
     if not (folder / CHECKPOINT).exists():
         raise CheckpointError(f"a run's folder holds {CHECKPOINT} or {STUDY}; {folder} has neither. Check the path.")
     settings, saved = load_run(folder)
-    return _print_files(plots.learning_curves(saved.record, folder / "curves", settings.task))
+    return print_files(plots.learning_curves(saved.record, folder / "curves", settings.task))
 
 
 def _fit_config(steps: int, optimizer: str, learning_rate: float, loss: str) -> FitConfig:
@@ -354,48 +385,10 @@ def _folder_of(checkpoint: Path) -> Path:
     return checkpoint if checkpoint.is_dir() else checkpoint.parent
 
 
-def _study_pictures(plots: Any, outcome: "KnockoutOutcome", folder: Path) -> list[Path]:
-    mode, base = outcome.settings.mode.value, outcome.settings.base
-    what = f"{base.task}, {len(outcome.dead)} patterns ({mode})"
-    files: list[Path] = plots.knockout_histogram(
-        outcome.damaged, outcome.retrained, folder / "histogram", outcome.baseline, f"Knockouts in {what}"
-    )
-    files += plots.recovery_curves(outcome.steps, outcome.curves, folder / "recovery", f"Recovery, {what}")
-    if len(set(outcome.dead.tolist())) > 1:
-        files += plots.damage_curve(outcome.dead, outcome.damaged, outcome.retrained, folder / "damage", what)
-    return files
-
-
 def _pictures(draw: Callable[[Any], list[Path]]) -> list[Path]:
-    """Pictures are an extra: without it a run says so and is whole all the same."""
     from boolean_nca_cc import plots
 
-    try:
-        return draw(plots)
-    except MissingExtraError as error:
-        typer.echo(f"no pictures: {error}", err=True)
-        return []
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total, words: typer.echo(f"{what}: {done}/{total}, {words}", err=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(what, total=None, words="compiling")
-        yield lambda done, total, words: bar.update(line, completed=done, total=total, words=words)
-
-
-def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2))
+    return pictures_if_possible(lambda: draw(plots))
 
 
 def _print_evaluation(title: str, evaluation: "Evaluation") -> None:
@@ -404,30 +397,7 @@ def _print_evaluation(title: str, evaluation: "Evaluation") -> None:
     table.add_row("cases all right", f"{evaluation.exact_cases:.4f} of {evaluation.cases}")
     table.add_row("soft accuracy", f"{evaluation.accuracy:.4f}")
     table.add_row("gates that matter", f"{evaluation.live_gates} of {evaluation.gates}")
-    _console().print(table)
-
-
-def _print_summary(settings: KnockoutSettings, summary: dict[str, Any]) -> None:
-    title = (
-        f"{settings.base.task}: {summary['patterns']} patterns ({settings.mode.value}), "
-        f"{summary['dead_gates_mean']:.1f} dead gates on average, undamaged {summary['baseline_hard_accuracy']:.4f}"
-    )
-    table = Table("hard accuracy", "damaged", "retrained", title=title, title_justify="left")
-    for name in summary["damaged_hard_accuracy"]:
-        before, after = (summary[f"{when}_hard_accuracy"][name] for when in ("damaged", "retrained"))
-        table.add_row("exact patterns" if name == "exact" else name.replace("_", " "), f"{before:.4f}", f"{after:.4f}")
-    _console().print(table)
-
-
-def _print_files(files: list[Path]) -> None:
-    for file in files:
-        typer.echo(f"wrote {file}")
-
-
-def _require(value: float, required: float | None) -> None:
-    if required is not None and value < required:
-        typer.echo(f"hard accuracy {value:.4f} is below the required {required}", err=True)
-        raise typer.Exit(1)
+    console().print(table)
 
 
 def _setting_error(error: Any) -> str:

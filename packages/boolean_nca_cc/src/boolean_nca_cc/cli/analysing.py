@@ -1,15 +1,13 @@
 """The command `boolean-nca analyse`: which gates matter, what the worst damage costs, how far circuits are apart."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from boolean_nca_cc.errors import MissingExtraError
+from boolean_nca_cc.cli.output import AsJson, console, pictures_if_possible, print_files, print_json
 
 if TYPE_CHECKING:
     from boolean_nca_cc.analysis import Criticality, HammingDistance, LayerLiveness, WorstDamage
@@ -30,7 +28,7 @@ def analyse(
     top: Annotated[int, typer.Option(help="Critical gates to list.")] = 10,
     seed: Annotated[int, typer.Option(help="Random seed of the random orders.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the files.", show_default="analysis/ beside it")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Analyses a trained circuit: liveness, critical gates, greedy worst damage, and its distance to another.
 
@@ -67,13 +65,10 @@ def analyse(
     write_atomically(result, (json.dumps(document, indent=2) + "\n").encode())
     files = [result, *_pictures(folder, settings.task, layers, worth, damage, distance)]
     if as_json:
-        typer.echo(json.dumps(document | {"files": [str(file) for file in files]}, indent=2))
-        return
-    console = Console(soft_wrap=not sys.stdout.isatty())
+        return print_json(document | {"files": [str(file) for file in files]})
     for table in _tables(layers, worth, damage, distance, top):
-        console.print(table)
-    for file in files:
-        typer.echo(f"wrote {file}")
+        console().print(table)
+    return print_files(files)
 
 
 def _pictures(
@@ -84,19 +79,17 @@ def _pictures(
     damage: "WorstDamage",
     distance: "HammingDistance | None",
 ) -> list[Path]:
-    """Pictures are an extra: without it the analysis says so and is whole all the same."""
     from boolean_nca_cc import plots_analysis as plots
 
-    try:
+    def draw() -> list[Path]:
         files = plots.liveness_bars(layers, folder / "liveness", f"{task}: what each layer contributes")
         files += plots.criticality_map(worth, folder / "criticality", f"{task}: hard accuracy lost with each gate")
         files += plots.worst_damage_curve(damage, folder / "worst_damage", f"{task}: greedy worst damage")
         if distance is not None:
             files += plots.hamming_bars(distance, folder / "hamming", f"{task}: distance of two configurations")
-    except MissingExtraError as error:
-        typer.echo(f"no pictures: {error}", err=True)
-        return []
-    return files
+        return files
+
+    return pictures_if_possible(draw)
 
 
 def _tables(

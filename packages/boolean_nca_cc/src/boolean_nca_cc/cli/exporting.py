@@ -1,11 +1,12 @@
 """The command `boolean-nca export`: a trained circuit as C, Verilog, BLIF, JSON, DOT or SVG."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from boolean_nca_cc.cli.output import AsJson, print_files, print_json
 
 __all__ = ["app"]
 
@@ -36,7 +37,7 @@ def export(
     check: Annotated[bool, typer.Option(help="Write all cases into C's check and Verilog's test bench.")] = True,
     dead: Annotated[int, typer.Option(help="Knock this many gates out (shotgun); they are constants.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed of the knockout.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Writes a trained circuit in another language.
 
@@ -83,8 +84,6 @@ def export(
             "hard_accuracy": accuracy,
             "files": [str(file) for file in files],
         }
-        typer.echo(json.dumps(document, indent=2))
-        return
+        return print_json(document)
     typer.echo(f"{netlist.name}: {netlist.summary}; hard accuracy {accuracy:.4f} on {len(table)} cases")
-    for file in files:
-        typer.echo(f"wrote {file}")
+    return print_files(files)

@@ -1,6 +1,11 @@
-"""What dead gates cost, and what retraining around them wins back: many patterns in one trained circuit."""
+"""What dead gates cost, and what is won back around them: many patterns in one trained circuit.
+
+Each pattern is measured right after the knockout, after retraining by gradient, and, where a repair rule is given,
+after its repair. With several numbers of dead gates the patterns are shared out among them, in turn.
+"""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +20,31 @@ from boolean_nca_cc.circuits.fit import fit_many
 from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.circuits.tasks import TaskData
-from boolean_nca_cc.errors import CheckpointError
+from boolean_nca_cc.errors import CheckpointError, ConfigError
+from boolean_nca_cc.experiments.damage import amounts, check_damage, damage_patterns
 from boolean_nca_cc.experiments.evaluation import hard_accuracies
-from boolean_nca_cc.experiments.settings import DamageMode, KnockoutSettings
+from boolean_nca_cc.experiments.settings import KnockoutSettings
 from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, task_of
-from boolean_nca_cc.knockout import greedy, greedy_order, vocabulary
 
-__all__ = ["STUDY", "KnockoutOutcome", "damage_patterns", "load_study", "run_knockout_study"]
+__all__ = ["STUDY", "KnockoutOutcome", "RepairRule", "load_study", "run_knockout_study"]
 
 STUDY = "study.safetensors"
+
+
+@dataclass(frozen=True)
+class RepairRule:
+    """Something that repairs damaged circuits, to be tried beside retraining: a learned rule, say.
+
+    Args:
+        name: what tables and legends call it.
+        identity: a text that another rule does not have, such as a digest of its weights: a study goes on only with
+            the rule that it began with.
+        recover: given the trained circuit and masks, one a pattern, the hard accuracy of each after its repair.
+    """
+
+    name: str
+    identity: str
+    recover: Callable[[Circuit, Bool[np.ndarray, "patterns nodes"]], Float[np.ndarray, " patterns"]]
 
 
 @dataclass(frozen=True)
@@ -33,31 +54,51 @@ class KnockoutOutcome:
     Args:
         settings: what was asked.
         baseline: hard accuracy of the undamaged circuit.
+        hidden: gates that knockout may choose.
         dead: dead gates.
         damaged: hard accuracy right after the knockout.
         retrained: and after retraining.
         steps: retraining steps at which the curves were recorded.
         curves: hard accuracy at these steps.
         files: what was written.
+        rule: name of the repair rule; empty = none was given.
+        recovered: hard accuracy after its repair.
     """
 
     settings: KnockoutSettings
     baseline: float
+    hidden: int
     dead: Int[np.ndarray, " patterns"]
     damaged: Float[np.ndarray, " patterns"]
     retrained: Float[np.ndarray, " patterns"]
     steps: Int[np.ndarray, " points"]
     curves: Float[np.ndarray, "patterns points"]
     files: list[Path]
+    rule: str = ""
+    recovered: Float[np.ndarray, " patterns"] | None = None
+
+    @property
+    def asked(self) -> Int[np.ndarray, " patterns"]:
+        """The number of dead gates that each pattern was drawn with."""
+        return amounts(self.settings)[: len(self.dead)]
 
     def summary(self) -> dict[str, Any]:
-        """The distributions in a few numbers, for JSON."""
-        return {
-            "patterns": len(self.dead),
-            "dead_gates_mean": float(self.dead.mean()),
-            "baseline_hard_accuracy": self.baseline,
-            "damaged_hard_accuracy": _distribution(self.damaged),
-            "retrained_hard_accuracy": _distribution(self.retrained),
+        """The distributions in a few numbers, for JSON; of several numbers of dead gates each on its own as well."""
+        everything = np.ones(len(self.dead), bool)
+        found = {"baseline_hard_accuracy": self.baseline, "rule": self.rule or None, **self._figures(everything)}
+        if len(self.settings.dead) > 1:
+            asked = self.asked
+            parts = [(amount, asked == amount) for amount in sorted(set(asked.tolist()))]
+            found["by_dead_gates"] = [{"asked": amount, **self._figures(rows)} for amount, rows in parts]
+        return found
+
+    def _figures(self, rows: Bool[np.ndarray, " patterns"]) -> dict[str, Any]:
+        found: dict[str, Any] = {"patterns": int(rows.sum()), "dead_gates_mean": float(self.dead[rows].mean())}
+        measured = {"damaged": self.damaged, "retrained": self.retrained, "recovered": self.recovered}
+        return found | {
+            f"{when}_hard_accuracy": _distribution(values[rows])
+            for when, values in measured.items()
+            if values is not None
         }
 
 
@@ -67,6 +108,7 @@ def run_knockout_study(
     spec: CircuitSpec,
     folder: Path,
     *,
+    rule: RepairRule | None = None,
     resume: bool = False,
     report: Report | None = None,
 ) -> KnockoutOutcome:
@@ -79,6 +121,7 @@ def run_knockout_study(
         circuit: the trained circuit; each pattern starts from it, with a fresh optimiser state.
         spec: its layers.
         folder: where to write `study.safetensors` (patterns and results) and `result.json` (the summary).
+        rule: what repairs each pattern as well, from the trained circuit; None = nothing but retraining.
         resume: go on with the study in the folder, if there is one.
         report: called with patterns done, patterns in all and a line of words.
 
@@ -86,11 +129,15 @@ def run_knockout_study(
         The outcome.
 
     Raises:
-        CheckpointError: the folder holds a study and `resume` is False, or one of other settings or another circuit.
+        CheckpointError: the folder holds a study and `resume` is False, or one of other settings, another circuit or
+            another rule.
+        ConfigError: a rule that does not answer with one hard accuracy a pattern.
         PatternError: patterns that cannot be drawn.
     """
     report = report or (lambda done, total, words: None)
+    check_damage(settings, spec)
     data, path, asked = task_of(settings.base), folder / STUDY, settings.model_dump(mode="json")
+    rule_asked = {} if rule is None else {"rule": rule.name, "identity": rule.identity}
     record = dict[str, np.ndarray]()
     done = 0
     if path.exists():
@@ -101,6 +148,7 @@ def run_knockout_study(
             )
         saved = load(path, spec=spec)
         check_same_settings(saved, asked, path, kind="knockout")
+        check_same_settings(saved, rule_asked, path, kind="repair")
         _check_same_circuit(saved.circuit, circuit, path)
         record, done = saved.record, saved.step
     alive = damage_patterns(settings, circuit, spec, data)
@@ -117,12 +165,15 @@ def run_knockout_study(
             "damaged": hard_accuracies(circuit, data, filled)[: len(rows)],
             "curves": history["hard_accuracy"][: len(rows)],
         }
+        if rule is not None:
+            chunk["recovered"] = _recovered(rule, circuit, filled)[: len(rows)]
         record = {name: np.concatenate([record[name], part]) if done else part for name, part in chunk.items()}
         record["steps"] = history["step"]
         done += len(rows)
-        save(path, Checkpoint(spec, circuit, done, {"knockout": asked}, record=record))
+        save(path, Checkpoint(spec, circuit, done, {"knockout": asked, "repair": rule_asked}, record=record))
         report(done, total, f"hard accuracy {record['damaged'].mean():.4f} → {record['curves'][:, -1].mean():.4f}")
-    outcome = _outcome(settings, circuit, data, record, [path, folder / RESULT])
+    name = "" if rule is None else rule.name
+    outcome = _outcome(settings, circuit, spec, data, record, name, [path, folder / RESULT])
     result = {"kind": "knockout", "settings": asked, "summary": outcome.summary()}
     write_atomically(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
     return outcome
@@ -146,54 +197,46 @@ def load_study(folder: Path) -> KnockoutOutcome:
             f"a study's file is needed; {folder / STUDY} is of another kind. Give the folder of `boolean-nca knockout`."
         )
     settings = KnockoutSettings.model_validate(saved.settings["knockout"])
-    return _outcome(settings, saved.circuit, task_of(settings.base), saved.record, [folder / STUDY])
+    name = saved.settings.get("repair", {}).get("rule", "")
+    return _outcome(settings, saved.circuit, saved.spec, task_of(settings.base), saved.record, name, [folder / STUDY])
 
 
-def damage_patterns(
-    settings: KnockoutSettings, circuit: Circuit, spec: CircuitSpec, data: TaskData
-) -> Bool[np.ndarray, "patterns nodes"]:
-    """The patterns of a study, a function of its settings and, for greedy damage, of the circuit.
-
-    Args:
-        settings: what was asked.
-        circuit: the trained circuit.
-        spec: its layers.
-        data: the task.
-
-    Returns:
-        One mask a pattern.
-
-    Raises:
-        PatternError: patterns that cannot be drawn.
-
-    >>> from boolean_nca_cc.experiments.settings import TrainSettings
-    >>> from boolean_nca_cc.experiments.training_run import new_circuit
-    >>> settings = KnockoutSettings(base=TrainSettings(task="copy", bits=2), patterns=4, dead=3)
-    >>> data = task_of(settings.base)
-    >>> spec, circuit = new_circuit(settings.base, n_out=2)
-    >>> (~damage_patterns(settings, circuit, spec, data)).sum(axis=1).tolist()
-    [3, 3, 3, 3]
-    """
-    if settings.mode != DamageMode.GREEDY:
-        key = jax.random.key(settings.seed)
-        return np.asarray(vocabulary(key, spec, settings.patterns, settings.mode.value, settings.dead))
-    order = greedy_order(circuit, data.x, data.y, settings.dead)
-    count = max(1, min(settings.patterns, len(order)))
-    sizes = np.ceil(np.arange(1, count + 1) * len(order) / count).astype(int)
-    return np.asarray(jax.vmap(lambda size: greedy(spec, order, size))(jnp.asarray(sizes)))
+def _recovered(
+    rule: RepairRule, circuit: Circuit, alive: Bool[np.ndarray, "patterns nodes"]
+) -> Float[np.ndarray, " patterns"]:
+    found = np.asarray(rule.recover(circuit, alive), np.float64)
+    if found.shape != (len(alive),) or not ((found >= 0) & (found <= 1)).all():
+        raise ConfigError(
+            f"a repair rule answers with one hard accuracy from 0 to 1 for each of the {len(alive)} patterns; "
+            f"{rule.name} gave an array of shape {found.shape}, {found.ravel()[:3].tolist()} … Return the share of "
+            "right output bits."
+        )
+    return found
 
 
 def _outcome(
     settings: KnockoutSettings,
     circuit: Circuit,
+    spec: CircuitSpec,
     data: TaskData,
     record: dict[str, Shaped[np.ndarray, "..."]],
+    rule: str,
     files: list[Path],
 ) -> KnockoutOutcome:
     alive, curves = record["alive"], record["curves"]
-    baseline = float(hard_accuracies(circuit, data, np.ones((1, alive.shape[1]), bool))[0])
-    dead = (~alive).sum(axis=1)
-    return KnockoutOutcome(settings, baseline, dead, record["damaged"], curves[:, -1], record["steps"], curves, files)
+    return KnockoutOutcome(
+        settings=settings,
+        baseline=float(hard_accuracies(circuit, data, np.ones((1, alive.shape[1]), bool))[0]),
+        hidden=spec.hidden_gates.size,
+        dead=(~alive).sum(axis=1),
+        damaged=record["damaged"],
+        retrained=curves[:, -1],
+        steps=record["steps"],
+        curves=curves,
+        files=files,
+        rule=rule,
+        recovered=record.get("recovered"),
+    )
 
 
 def _check_same_circuit(found: Circuit, asked: Circuit, path: Path) -> None:

@@ -34,7 +34,7 @@ from boolean_nca_cc.circuits.model import Circuit, gen_circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.errors import ConfigError
 
-__all__ = ["LARGE", "PackedThroughput", "SpeedRow", "packed_throughput"]
+__all__ = ["LARGE", "PackedThroughput", "SpeedRow", "packed_throughput", "random_workload"]
 
 LARGE = CircuitSpec.default(10, 10, arity=4, hidden=4, width=4)
 """530 gates of four inputs; 1,024 cases."""
@@ -151,7 +151,7 @@ def packed_throughput(
             "a measurement has at least 1 thread, 1 round and 1 call, and up to 16 inputs; it was asked for "
             f"{threads}, {rounds}, {calls} and {spec.n_in}. Raise or lower what is out of range."
         )
-    circuit, words = _workload(spec, seed)
+    circuit, words = random_workload(spec, seed)
     rows_of_words = words.shape[1]
     tables = sum(n << spec.arity for n, _ in spec.layer_sizes[1:])
     read = sum(n // s * spec.arity for n, s in spec.layer_sizes[1:])
@@ -191,8 +191,19 @@ def packed_throughput(
     )
 
 
-def _workload(spec: CircuitSpec, seed: int) -> tuple[Circuit, UInt32[Array, "n_in words"]]:
-    """Random wires and tables, and all cases."""
+def random_workload(spec: CircuitSpec, seed: int = 0) -> tuple[Circuit, UInt32[Array, "n_in words"]]:
+    """What is measured: random wires and tables, and all cases.
+
+    Args:
+        spec: the circuit's layers.
+        seed: of wires and tables.
+
+    Returns:
+        The circuit and its packed inputs.
+
+    >>> random_workload(CircuitSpec.default(6, 2))[1].shape
+    (6, 2)
+    """
     wiring, drawing = jax.random.split(jax.random.key(seed))
     circuit = gen_circuit(wiring, spec.layer_sizes, spec.arity)
     keys = jax.random.split(drawing, spec.n_layers)

@@ -3,7 +3,16 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from boolean_nca_cc.config import FitConfig
 
@@ -66,6 +75,11 @@ class TrainSettings(BaseModel):
         return self
 
 
+def _several(dead: object) -> object:
+    """One number is a choice of one."""
+    return (dead,) if isinstance(dead, int) else dead
+
+
 class KnockoutSettings(BaseModel):
     """Many patterns of dead gates in one trained circuit, each retrained around its damage.
 
@@ -74,7 +88,8 @@ class KnockoutSettings(BaseModel):
         patterns: how many patterns.
         dead: dead gates of a pattern (shotgun), expected dead gates (bernoulli), width of the strip, or the most dead
             gates (greedy, whose patterns are the first 1, 2, … gates of the greedy order, evenly thinned out to
-            `patterns`).
+            `patterns`). Of several numbers, pattern i has the i-th, over and over again, so that a study that is
+            half done has half of each; a greedy one has a pattern for each number.
         mode: how they are chosen.
         seed: seeds the patterns.
         retrain: steps, optimiser and loss of the retraining; every pattern starts from the trained circuit with a fresh
@@ -86,14 +101,32 @@ class KnockoutSettings(BaseModel):
 
     >>> KnockoutSettings(patterns=16, mode="strip").mode.value
     'strip'
+    >>> KnockoutSettings(dead=7).dead, KnockoutSettings(dead=[2, 5]).dead
+    ((7,), (2, 5))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: TrainSettings = TrainSettings()
     patterns: PositiveInt = 256
-    dead: NonNegativeInt = 20
+    dead: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_several), Field(min_length=1)] = (20,)
     mode: DamageMode = DamageMode.SHOTGUN
     seed: NonNegativeInt = 0
     retrain: FitConfig = FitConfig(steps=100)
     chunk: PositiveInt = 32
+
+    @field_validator("dead")
+    @classmethod
+    def _each_number_once(cls, dead: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(dead)) != len(dead):
+            raise ValueError(f"each number of dead gates stands once; it is {list(dead)}. Drop the repeats")
+        return dead
+
+    @model_validator(mode="after")
+    def _a_pattern_for_each_number(self) -> "KnockoutSettings":
+        if self.mode != DamageMode.GREEDY and self.patterns < len(self.dead):
+            raise ValueError(
+                f"patterns are shared out among the numbers of dead gates; {self.patterns} are too few for "
+                f"{len(self.dead)} numbers. Ask for {len(self.dead)} or more."
+            )
+        return self

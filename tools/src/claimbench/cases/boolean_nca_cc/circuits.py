@@ -14,6 +14,9 @@ from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.circuits.tasks import get_task
 from boolean_nca_cc.config import FitConfig, OptimizerConfig
 from boolean_nca_cc.knockout import shotgun
+from claimbench.case import Workload
+from claimbench.errors import CaseError
+from claimbench.record import Params
 
 __all__ = [
     "DEAD_GATES",
@@ -22,6 +25,7 @@ __all__ = [
     "Problem",
     "fit_config",
     "make_optimizer",
+    "not_timed",
     "problem",
     "sizes_and_optimizers",
 ]
@@ -117,3 +121,15 @@ def fit_config(name: str, steps: int) -> FitConfig:
 def sizes_and_optimizers(*sizes: str) -> tuple[dict[str, str | int | float], ...]:
     """The grid of sizes and the note's three optimizers."""
     return tuple({"optimizer": name, "size": size} for size in sizes for name in OPTIMIZERS)
+
+
+def not_timed(params: Params) -> Workload:
+    """The set-up of a case that counts or checks.
+
+    Args:
+        params: The point.
+
+    Raises:
+        CaseError: Always.
+    """
+    raise CaseError(f"this case is checked, not timed; got {params}")

@@ -12,9 +12,8 @@ import numpy as np
 
 from boolean_nca_cc.circuits.train import loss_f_bce, loss_f_l4
 from boolean_nca_cc.reference import original
-from claimbench.case import Case, Counted, Workload
-from claimbench.cases.boolean_nca_cc.circuits import OPTIMIZERS, SIZES, Problem, make_optimizer, problem
-from claimbench.errors import CaseError
+from claimbench.case import Case, Counted
+from claimbench.cases.boolean_nca_cc.circuits import OPTIMIZERS, SIZES, Problem, make_optimizer, not_timed, problem
 from claimbench.record import Params
 from claimbench.runtimes.base import flatten
 
@@ -22,10 +21,6 @@ __all__ = ["CASES"]
 
 STEPS = 20
 LOSSES = {"l4": loss_f_l4, "bce": loss_f_bce}
-
-
-def _not_timed(params: Params) -> Workload:
-    raise CaseError(f"this case is checked, not timed; got {params}")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -134,7 +129,7 @@ CASES = (
         "boolean.knockout",
         "dead gates stay exactly as they are",
         "jax",
-        _not_timed,
+        not_timed,
         values=_knockout,
         original=(original.update_params_after,),
         values_grid=SIZE_GRID + OPTIMIZER_GRID,
@@ -143,7 +138,7 @@ CASES = (
         "boolean.identical",
         "before and after give the same result",
         "jax",
-        _not_timed,
+        not_timed,
         values=_identical,
         original=(original.update_params_before, original.update_params_after),
         values_grid=tuple(
