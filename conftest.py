@@ -4,9 +4,26 @@ import importlib.util
 
 import pytest
 
-# `--doctest-modules` imports what it collects, and a kernel's module imports Triton.
-if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob = ["packages/resu/src/resu/kernels/triton_*.py"]
+# `--doctest-modules` imports what it collects: a kernel imports Triton, and learned rules are networks of flax.
+_BOOLEAN = "packages/boolean_nca_cc"
+_NEEDS = {
+    "triton": ["packages/resu/src/resu/kernels/triton_*.py"],
+    "flax": [
+        f"{_BOOLEAN}/src/boolean_nca_cc/models/*",
+        f"{_BOOLEAN}/src/boolean_nca_cc/meta/*",
+        f"{_BOOLEAN}/src/boolean_nca_cc/experiments/meta_run.py",
+        f"{_BOOLEAN}/src/boolean_nca_cc/experiments/repair_run.py",
+        f"{_BOOLEAN}/src/boolean_nca_cc/reference/eager_meta.py",
+        f"{_BOOLEAN}/tests/models/*",
+        f"{_BOOLEAN}/tests/meta/*",
+        f"{_BOOLEAN}/tests/reference/test_eager_meta.py",
+        f"{_BOOLEAN}/tests/experiments/test_meta_run.py",
+        f"{_BOOLEAN}/tests/test_cli_meta.py",
+    ],
+}
+collect_ignore_glob = [
+    path for module, paths in _NEEDS.items() if importlib.util.find_spec(module) is None for path in paths
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -56,6 +56,9 @@ def test_the_main_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--genetic", "2"], "genetic is 2 and wiring is 'fixed'"),
         (["--dead", "99"], "there are 4; it asks for 99"),
         (["--rule", "mlp"], "rule.kind"),
+        (["--devices", "3"], "there are 8 for 3"),
+        (["--devices", "9"], "it is asked for 9 and there are 4"),
+        (["--processes", "2"], "there are 2 with the coordinator None"),
     ],
 )
 def test_bad_settings_are_told(

@@ -18,6 +18,7 @@ from boolean_nca_cc.experiments.repair_run import draw_repair, repaired_by_rule,
 from boolean_nca_cc.experiments.settings import TrainSettings
 from boolean_nca_cc.experiments.training_run import RESULT
 from boolean_nca_cc.meta.settings import DamageConfig, MetaConfig, PoolConfig, RuleConfig
+from boolean_nca_cc.meta.spreading import make_pool_mesh
 
 SMALL = MetaSettings(
     base=TrainSettings(task="reverse", bits=2, arity=2, hidden=1),
@@ -83,6 +84,16 @@ def test_a_rule_comes_back_as_it_was(whole: tuple[Path, MetaOutcome]) -> None:
             strict=True,
         )
         assert all(np.asarray(one).tobytes() == np.asarray(other).tobytes() for one, other in pairs)
+
+
+@pytest.mark.slow
+def test_devices_share_a_run(whole: tuple[Path, MetaOutcome], tmp_path: Path) -> None:
+    shared = run_meta_training(SMALL, tmp_path, mesh=make_pool_mesh(4))
+    for one, other in zip(
+        jax.tree.leaves(shared.trained.rule.weights), jax.tree.leaves(whole[1].trained.rule.weights), strict=True
+    ):
+        assert np.allclose(one, other, atol=1e-5)
+    assert load_rule(tmp_path).state.epoch == 9
 
 
 def test_training_ends_early_when_the_target_is_held(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class GrowSettings(BaseModel):
     update: tuple[PositiveInt, ...] = (96, 64, 32)
     guide: Literal["none", "place"] = "none"
     nop_scale: Annotated[float, Field(gt=0, le=20)] = 3.0
-    steps: PositiveInt = 24
+    steps: PositiveInt = 40
     unroll: PositiveInt = 20
     settle: NonNegativeInt = 4
     scramble: PositiveInt | None = None

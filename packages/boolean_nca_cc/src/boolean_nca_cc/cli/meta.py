@@ -18,6 +18,7 @@ from boolean_nca_cc.cli.output import (
     print_json,
     progress,
 )
+from boolean_nca_cc.errors import ConfigError
 from boolean_nca_cc.experiments.settings import TrainSettings
 from boolean_nca_cc.meta.settings import MetaConfig
 
@@ -65,6 +66,10 @@ def meta_train(
     evaluate_every: Annotated[int, typer.Option(help="Epochs between checkpoints.")] = _DEFAULT.evaluate_every,
     target: Annotated[float, typer.Option(help="Hard accuracy that ends the training.")] = _DEFAULT.target,
     patience: Annotated[int, typer.Option(help="Evaluations in a row that reach it.")] = _DEFAULT.patience,
+    devices: Annotated[int | None, typer.Option(help="Devices that share the pool.", show_default="one")] = None,
+    processes: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
+    process: Annotated[int, typer.Option(help="Which of them this is, from 0.")] = 0,
+    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of process 0.", show_default="none")] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/TASK-RULE-SEED")] = None,
     resume: Resume = False,
@@ -80,6 +85,7 @@ def meta_train(
       boolean-nca meta-train --task reverse --bits 4 --arity 2 --dead 2
       boolean-nca meta-train --rule gnn --dead 8 --out runs/rule
       boolean-nca meta-train --out runs/rule --rule gnn --dead 8 --resume
+      boolean-nca meta-train --processes 2 --coordinator 10.0.0.1:1234 --process 0
     """
     meta = MetaConfig.model_validate(
         {
@@ -106,13 +112,26 @@ def meta_train(
         }
     )
     base = TrainSettings(task=task, bits=bits, arity=arity, hidden=hidden, width=width, seed=seed)
+    if (processes > 1) != (coordinator is not None):
+        raise ConfigError(
+            f"processes that train together need a place to meet; there are {processes} with the coordinator "
+            f"{coordinator}. Give both --processes and --coordinator, or neither."
+        )
+    from boolean_nca_cc.meta.hosts import is_main_process, join_hosts
+
+    if coordinator is not None:
+        join_hosts(coordinator, processes, process)
     from boolean_nca_cc.experiments.meta_run import MetaSettings, run_meta_training
+    from boolean_nca_cc.meta.spreading import make_pool_mesh
     from boolean_nca_cc.plots_meta import rule_curves
 
+    mesh = None if devices is None and processes == 1 else make_pool_mesh(devices)
     settings = MetaSettings(base=base, meta=meta)
     folder = out or Path("runs") / f"{task}-{rule}-{seed}"
     with progress("training a rule") as report:
-        outcome = run_meta_training(settings, folder, resume=resume, report=report)
+        outcome = run_meta_training(settings, folder, resume=resume, report=report, mesh=mesh)
+    if not is_main_process():
+        return
     files = outcome.files + pictures_if_possible(
         lambda: rule_curves(outcome.trained.record, folder / "training", f"A rule for {task}, {bits} bits")
     )

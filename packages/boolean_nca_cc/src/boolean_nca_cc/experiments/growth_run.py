@@ -36,15 +36,15 @@ __all__ = ["GrowthOutcome", "draw_growth", "grow_settings", "load_growth", "pict
 
 _OPTIMIZER = {"name": "adam", "b1": 0.9, "b2": 0.99}
 _FREE: Mapping[str, Any] = MappingProxyType(
-    {"update": (64, 32), "unroll": 12, "settle": 4, "batch": 8, "steps": 40, "train_steps": 2000}
+    {"update": (64, 32), "unroll": 14, "settle": 4, "batch": 8, "steps": 40, "train_steps": 2000}
     # Gradients through many steps explode now and then; clipped, such a step is one among others.
     | {"optimizer": _OPTIMIZER | {"learning_rate": 0.15, "clip_norm": 1.0}}
 )
 _GUIDED: Mapping[str, Any] = MappingProxyType(
     {"guide": "place", "scale": 1, "update": (384, 192, 96), "unroll": 1, "settle": 0, "batch": 6, "train_steps": 6000}
-    | {"checkpoint_every": 200, "optimizer": _OPTIMIZER | {"learning_rate": 0.2, "clip_norm": 100.0}}
+    | {"steps": 40, "checkpoint_every": 200, "optimizer": _OPTIMIZER | {"learning_rate": 0.2, "clip_norm": 100.0}}
 )
-_PRACTICE = 8  # side of the grid that a checkerboard is practised on
+_PRACTICE = 10  # side of the grid that a checkerboard is practised on
 
 _SHEET = 18  # frames on a contact sheet, about
 

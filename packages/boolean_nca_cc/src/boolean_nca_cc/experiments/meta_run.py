@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict
 
@@ -18,8 +19,10 @@ from boolean_nca_cc.errors import CheckpointError
 from boolean_nca_cc.experiments.settings import TrainSettings
 from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, new_circuit, task_of
 from boolean_nca_cc.meta.evaluation import RuleEvaluation, evaluate_rule
+from boolean_nca_cc.meta.hosts import is_main_process
 from boolean_nca_cc.meta.rollout import Rule
 from boolean_nca_cc.meta.settings import MetaConfig
+from boolean_nca_cc.meta.spreading import local_copy, spread
 from boolean_nca_cc.meta.training import MetaState, meta_epochs, seen_patterns, start_training
 
 __all__ = ["RULE", "MetaOutcome", "MetaSettings", "TrainedRule", "load_rule", "run_meta_training"]
@@ -98,7 +101,12 @@ class MetaOutcome:
 
 
 def run_meta_training(
-    settings: MetaSettings, folder: Path, *, resume: bool = False, report: Report | None = None
+    settings: MetaSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    mesh: Mesh | None = None,
 ) -> MetaOutcome:
     """Trains a rule, with an evaluation and a checkpoint every `evaluate_every` epochs and at the end.
 
@@ -109,6 +117,8 @@ def run_meta_training(
         folder: where to write `rule.safetensors` and `result.json`.
         resume: go on with the run in the folder, if there is one.
         report: called with epochs done, epochs in all and a line of words.
+        mesh: devices that share the pool and each batch, from `make_pool_mesh`; None is one device. Processes that have
+            joined (`boolean_nca_cc.meta.hosts`) all call this, with a folder that all can read; the main one writes.
 
     Returns:
         The outcome.
@@ -117,6 +127,7 @@ def run_meta_training(
         CheckpointError: the folder holds a run and `resume` is False, or another run than this.
         PatternError: damage that takes more gates than are hidden.
         TaskError: a task that does not exist or does not fit.
+        ConfigError: a pool or a batch that does not divide evenly over the devices.
     """
     report = report or (lambda done, total, words: None)
     path, meta = folder / RULE, settings.meta
@@ -135,13 +146,17 @@ def run_meta_training(
         if int(state.epoch) >= meta.epochs or reached:
             break
         epochs = min(meta.evaluate_every - int(state.epoch) % meta.evaluate_every, meta.epochs - int(state.epoch))
-        state, curves = meta_epochs(meta, spec, rule, state, data, epochs)
+        if mesh is None:
+            state, curves = meta_epochs(meta, spec, rule, state, data, epochs)
+        else:
+            state, curves = local_copy(meta_epochs(meta, spec, rule, spread(state, mesh), data, epochs, mesh))
         rule = rule._replace(weights=state.weights)
         evaluation = evaluate_rule(
             meta, spec, rule, state.start, data, key, circuits=_CIRCUITS, steps=_STEPS, patterns=patterns
         )
         record = _appended(record, curves._asdict() | _row(int(state.epoch), evaluation))
-        save(path, _checkpoint(settings, spec, state, record))
+        if is_main_process():
+            save(path, _checkpoint(settings, spec, state, record))
         report(int(state.epoch), meta.epochs, _words(evaluation))
     if evaluation is None:
         evaluation = evaluate_rule(
@@ -151,7 +166,8 @@ def run_meta_training(
         TrainedRule(settings, spec, data, rule, state, record), evaluation, reached, [path, folder / RESULT]
     )
     result = {"kind": "meta-train", "settings": settings.model_dump(mode="json"), "summary": outcome.summary()}
-    write_atomically(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    if is_main_process():
+        write_atomically(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
     return outcome
 
 

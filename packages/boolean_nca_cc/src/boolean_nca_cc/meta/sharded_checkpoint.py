@@ -171,7 +171,7 @@ def _read(manager: Any, path: Path, parts: Any) -> Any:
     """Parts of a checkpoint; whatever goes wrong in reading means that it is not whole, or not ours."""
     try:
         return manager.restore(int(path.name), args=parts)
-    except Exception as error:  # noqa: BLE001 - that is what orbax raises for an array that it cannot read
+    except Exception as error:  # nothing narrower: orbax raises it for an array that it cannot read
         raise CheckpointError(
             f"a sharded checkpoint is whole; {path} is truncated or something else: {error}. Remove that folder to go "
             "on from the one before."

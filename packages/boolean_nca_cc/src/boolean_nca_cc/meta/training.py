@@ -194,6 +194,8 @@ def meta_epochs(
         ConfigError: a pool or a batch that does not divide evenly over the mesh.
     """
     task = (*columns_of(data, spec), seen_patterns(config, spec))
+    # What an epoch does not depend on would compile it again.
+    config = config.model_copy(update={"seed": 0, "target": 1.0, "patience": 1, "evaluate_every": 1})
     return _epochs(config, spec, rule.definition, epochs, mesh, state, *(task if mesh is None else spread(task, mesh)))
 
 
