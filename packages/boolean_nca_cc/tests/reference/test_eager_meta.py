@@ -60,7 +60,8 @@ def check_epoch(compiled: MetaState, weights: Any, opt_state: Any, pool: Pool, b
         assert np.asarray(old)[left].tobytes() == np.asarray(new)[left].tobytes(), "who was not drawn stays"
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("gnn", "bce"), pytest.param("attention", "l4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "loss"), [("gnn", "bce"), ("attention", "l4")])
 def test_an_epoch_is_the_same_as_the_original_compiled_it_and_in_one_scan(
     kind: Literal["attention", "gnn"], loss: Literal["l4", "bce"]
 ) -> None:

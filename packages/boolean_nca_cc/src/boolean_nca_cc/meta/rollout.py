@@ -149,6 +149,8 @@ def rollout(
         outputs = _outputs(spec, wires, state.logits, alive, x)
         return state._replace(residual=jnp.mean(jnp.abs(outputs - y), axis=1)), get_loss(loss)(outputs, y) / y.size
 
+    # Computed anew in the backward pass: to keep what all steps need goes through memory, which costs more.
+    @jax.checkpoint
     def step(state: NodeState, wires: list[Array], sources: Array, alive: Array) -> tuple[NodeState, Array]:
         return look(apply_rule(rule, state, sources, alive), wires, alive)
 

@@ -1,5 +1,7 @@
 """A rule that lets every gate look at the nodes it is wired to."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -62,12 +64,27 @@ class LogicAttention(nnx.Module):
         Returns:
             The next state; the residual is handed on.
         """
-        relations = _relations(sources, self.spec)
-        connected = (relations.sum(-1) > 0) & alive[:, None] & alive
+        pairs = _pairs(sources, alive, self.spec)
         x = self.reading(state, alive)
         for block in self.blocks:
-            x = block(x, relations, connected)
+            x = block(x, pairs)
         return self.increments(x, state, alive)
+
+
+class _Pairs(NamedTuple):
+    """Who looks at whom: a node at itself | a gate at what it reads, wire by wire | a node at what reads it.
+
+    Args:
+        row: who looks.
+        column: at whom.
+        same: for each gate, whether two of its inputs read the same node; these wires are one pair, with both kinds.
+        share: of the pair that the wire stands for: one over the number of such wires, 0 where an end is dead.
+    """
+
+    row: Int[Array, " pairs"]
+    column: Int[Array, " pairs"]
+    same: Float[Array, "gates arity arity"]
+    share: Float[Array, " pairs"]
 
 
 class _Block(nnx.Module):
@@ -81,24 +98,31 @@ class _Block(nnx.Module):
         self.wide = nnx.Linear(width, 2 * width, rngs=rngs)
         self.narrow = nnx.Linear(2 * width, width, rngs=rngs)
 
-    def __call__(
-        self,
-        x: Float[Array, "nodes width"],
-        relations: Float[Array, "nodes nodes kinds"],
-        connected: Bool[Array, "nodes nodes"],
-    ) -> Float[Array, "nodes width"]:
-        n, width = x.shape
-        q, k, v = self.queries_keys_values(self.before_attention(x)).reshape(n, 3, self.heads, -1).transpose(1, 2, 0, 3)
-        scores = q @ k.swapaxes(1, 2) / jnp.sqrt(width / self.heads)
-        scores += jnp.einsum("ijr,rh->hij", relations, self.kind[...])
-        # A dead node is connected to nobody. Its row would be 0 / 0; a finite floor makes it uniform, and then zero.
-        weights = jnp.where(connected, jax.nn.softmax(jnp.where(connected, scores, -1e9), axis=-1), 0)
-        x = x + self.mixed((weights @ v).transpose(1, 0, 2).reshape(n, width))
+    def __call__(self, x: Float[Array, "nodes width"], pairs: _Pairs) -> Float[Array, "nodes width"]:
+        (n, width), heads, arity = x.shape, self.heads, pairs.same.shape[-1]
+        q, k, v = jnp.split(self.queries_keys_values(self.before_attention(x)), 3, axis=-1)
+        scores = (q[pairs.row] * k[pairs.column]).reshape(-1, heads, width // heads).sum(-1) / jnp.sqrt(width / heads)
+        itself, wired = self.kind[0], self.kind[1:].reshape(2, arity, heads)
+        wired = jnp.einsum("gjl,dlh->dgjh", pairs.same, wired).reshape(-1, heads)
+        scores += jnp.concatenate([jnp.broadcast_to(itself, (n, heads)), wired])
+        share = pairs.share[:, None]
+        scores = jnp.where(share > 0, scores, -1e9)
+        # Any bound will do that keeps the exponential in range; no derivative goes through it.
+        top = jax.ops.segment_max(jax.lax.stop_gradient(scores), pairs.row, n)
+        weights = share * jnp.exp(scores - top[pairs.row])
+        seen = (weights[:, :, None] * v[pairs.column].reshape(-1, heads, width // heads)).reshape(-1, width)
+        # A dead node looks at nobody: 0 / 0, with a floor.
+        total = jnp.maximum(jax.ops.segment_sum(weights, pairs.row, n), 1e-9)
+        seen = jax.ops.segment_sum(seen, pairs.row, n).reshape(n, heads, -1) / total[:, :, None]
+        x = x + self.mixed(seen.reshape(n, width))
         return x + self.narrow(nnx.gelu(self.wide(self.before_perceptron(x))))
 
 
-def _relations(sources: Int[Array, "gates arity"], spec: CircuitSpec) -> Float[Array, "nodes nodes kinds"]:
-    """How i (rows) and j are wired: itself | i reads j as its input 0, 1, ... | j reads i as its input 0, 1, ..."""
-    reads = jax.nn.one_hot(sources, spec.n_nodes)  # gates, arity, nodes
-    reads = jnp.pad(reads, ((spec.n_in, 0), (0, 0), (0, 0))).swapaxes(1, 2)
-    return jnp.concatenate([jnp.eye(spec.n_nodes)[..., None], reads, reads.swapaxes(0, 1)], axis=-1)
+def _pairs(sources: Int[Array, "gates arity"], alive: Bool[Array, " nodes"], spec: CircuitSpec) -> _Pairs:
+    node = jnp.arange(spec.n_nodes)
+    reader, read = jnp.repeat(node[spec.n_in :], sources.shape[1]), sources.ravel()
+    row, column = jnp.concatenate([node, reader, read]), jnp.concatenate([node, read, reader])
+    same = (sources[:, :, None] == sources[:, None, :]).astype(jnp.float32)
+    share = 1 / same.sum(-1).ravel()
+    share = jnp.concatenate([jnp.ones(spec.n_nodes), share, share])
+    return _Pairs(row, column, same, jnp.where(alive[row] & alive[column], share, 0))

@@ -90,25 +90,34 @@ class _Round(nnx.Module):
     def __call__(
         self, x: Float[Array, "nodes width"], sources: Int[Array, "gates arity"], alive: Bool[Array, " nodes"]
     ) -> Float[Array, "nodes width"]:
-        n_nodes, (gates, arity) = x.shape[0], sources.shape
+        (n_nodes, width), (gates, arity) = x.shape, sources.shape
         normed = self.before(x)
         readers = jnp.repeat(jnp.arange(n_nodes - gates, n_nodes), arity)
         senders = sources.ravel()
-        kinds = jnp.tile(jnp.arange(arity), gates)
         sender = jnp.concatenate([senders, readers])
         receiver = jnp.concatenate([readers, senders])
-        kind = jnp.concatenate([kinds, kinds + arity])
         heard = (alive[sender] & alive[receiver])[:, None]
-        # The first layer of the message is linear in the sender: once a node, not once a wire.
-        messages = self.message(nnx.relu(self.sent(normed)[sender] + self.kind[...][kind]))
-        messages = jnp.where(heard, messages, 0)
-        received = jax.ops.segment_sum(messages, receiver, n_nodes)
+        # A message's first layer is linear in the sender: once a node, not once a wire. Kinds are added by their place
+        # and not gathered: the derivative of a gather that a batch shares is a slow sum over the batch.
+        sent = self.sent(normed)[sender].reshape(2, gates, arity, width) + self.kind[...].reshape(2, 1, arity, width)
+        waves = jnp.where(heard, nnx.relu(sent).reshape(-1, width), 0)
+        # Its second layer is linear too: once a node, after the sum, with the bias as often as messages were heard.
+        weight = heard.astype(x.dtype)
+        received = self._mixed(waves, weight, receiver, n_nodes)
         if self.query is not None:
-            score = jnp.sum(self.query(received)[receiver] * messages, -1) / jnp.sqrt(x.shape[1])
+            query = self.query(received)
+            key = query @ self.message.kernel[...].T
+            bias = query @ self.message.bias[...]
+            score = (jnp.sum(key[receiver] * waves, -1) + bias[receiver]) / jnp.sqrt(width)
             score = jnp.where(heard[:, 0], score, -1e9)
             top = jax.ops.segment_max(score, receiver, n_nodes)
-            weight = jnp.where(heard[:, 0], jnp.exp(score - top[receiver]), 0)
+            weight = jnp.where(heard, jnp.exp(score - top[receiver])[:, None], 0)
             total = jax.ops.segment_sum(weight, receiver, n_nodes)
-            received = jax.ops.segment_sum(messages * weight[:, None], receiver, n_nodes)
-            received /= jnp.maximum(total, 1e-9)[:, None]
+            received = self._mixed(waves * weight, weight, receiver, n_nodes) / jnp.maximum(total, 1e-9)
         return x + self.update(jnp.concatenate([normed, received], axis=-1))
+
+    def _mixed(self, waves: Array, weight: Array, receiver: Array, n_nodes: int) -> Array:
+        """The sum of weighted messages at each receiver."""
+        summed = jax.ops.segment_sum(waves, receiver, n_nodes)
+        count = jax.ops.segment_sum(weight, receiver, n_nodes)
+        return summed @ self.message.kernel[...] + count * self.message.bias[...]
