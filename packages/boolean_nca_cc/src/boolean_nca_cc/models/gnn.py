@@ -1,6 +1,6 @@
 """A rule that passes messages along the wires, both ways."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ class _Round(nnx.Module):
         if self.query is not None:
             query = self.query(received)
             key = query @ self.message.kernel[...].T
-            bias = query @ self.message.bias[...]
+            bias = query @ self._bias()
             score = (jnp.sum(key[receiver] * waves, -1) + bias[receiver]) / jnp.sqrt(width)
             score = jnp.where(heard[:, 0], score, -1e9)
             top = jax.ops.segment_max(score, receiver, n_nodes)
@@ -120,4 +120,7 @@ class _Round(nnx.Module):
         """The sum of weighted messages at each receiver."""
         summed = jax.ops.segment_sum(waves, receiver, n_nodes)
         count = jax.ops.segment_sum(weight, receiver, n_nodes)
-        return summed @ self.message.kernel[...] + count * self.message.bias[...]
+        return summed @ self.message.kernel[...] + count * self._bias()
+
+    def _bias(self) -> Array:
+        return cast("nnx.Param[Array]", self.message.bias)[...]  # a linear layer has one, unless it is told otherwise
