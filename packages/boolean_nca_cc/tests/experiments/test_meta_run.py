@@ -14,11 +14,12 @@ from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.config import FitConfig
 from boolean_nca_cc.errors import CheckpointError, PatternError
 from boolean_nca_cc.experiments.meta_run import RULE, MetaOutcome, MetaSettings, load_rule, run_meta_training
-from boolean_nca_cc.experiments.repair_run import draw_repair, repaired_by_rule, run_repair
+from boolean_nca_cc.experiments.repair_run import draw_repair, rule_under_study, run_repair
 from boolean_nca_cc.experiments.settings import TrainSettings
 from boolean_nca_cc.experiments.training_run import RESULT
 from boolean_nca_cc.meta.settings import DamageConfig, MetaConfig, PoolConfig, RuleConfig
 from boolean_nca_cc.meta.spreading import make_pool_mesh
+from boolean_nca_cc.models.graph import joined
 
 SMALL = MetaSettings(
     base=TrainSettings(task="reverse", bits=2, arity=2, hidden=1),
@@ -152,9 +153,17 @@ def test_a_repair_counts_what_circuits_really_say(whole: tuple[Path, MetaOutcome
     files = draw_repair(trained, outcome, tmp_path)
     assert [file.name for file in files] == ["repair.png", "repair.svg", "repair.gif"]
     assert all(file.stat().st_size > 1000 for file in files)
-    given = repaired_by_rule(trained, trained.state.start, outcome.alive, steps=3)
-    assert given.shape == (5,)
-    assert ((given >= 0) & (given <= 1)).all()
+
+
+def test_a_study_takes_the_rule_and_its_circuit(whole: tuple[Path, MetaOutcome]) -> None:
+    base, spec, circuit, rule = rule_under_study(whole[0], steps=3)
+    outcome = run_repair(
+        whole[1].trained, dead=2, patterns=5, steps=3, configure_steps=3, retrain=FitConfig(steps=6, log_every=2)
+    )
+    assert (base, rule.name, len(rule.identity)) == (SMALL.base, "attention rule", 64)
+    assert spec == whole[1].trained.spec
+    assert np.array_equal(joined(circuit.logits), outcome.tables[0])
+    assert np.array_equal(rule.recover(circuit, outcome.alive), outcome.healed[-1])
 
 
 @pytest.mark.parametrize("dead", [0, 5])

@@ -28,7 +28,7 @@ from boolean_nca_cc.meta.pool import Pool, fresh_pool
 from boolean_nca_cc.models.graph import sources_of, split_tables
 from boolean_nca_cc.plots_meta import repair_animation, repair_curves
 
-__all__ = ["RepairOutcome", "draw_repair", "repaired_by_rule", "rule_under_study", "run_repair"]
+__all__ = ["RepairOutcome", "draw_repair", "rule_under_study", "run_repair"]
 
 
 @dataclass(frozen=True)
@@ -174,29 +174,14 @@ def rule_under_study(path: Path, steps: int = 20) -> tuple[TrainSettings, Circui
     trained = load_rule(path)
     kind, weights = trained.settings.meta.rule.kind, jax.tree.leaves(trained.rule.weights)
     digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in weights)).hexdigest()
-    repair = RepairRule(f"{kind} rule", digest, lambda circuit, alive: repaired_by_rule(trained, circuit, alive, steps))
     ready, _ = configured(trained.rule, trained.spec, _begin(trained, trained.state.start), trained.data, steps)
+
+    def recover(_: Circuit, alive: Bool[np.ndarray, "patterns nodes"]) -> Float[np.ndarray, " patterns"]:
+        # The study's circuit has these tables. What its gates remember goes with them, and only the rule has that.
+        return heal(trained.rule, trained.spec, _copies(ready, alive), trained.data, steps)[1].healed[-1]
+
+    repair = RepairRule(f"{kind} rule", digest, recover)
     return trained.settings.base, trained.spec, _circuit_of(ready, trained.spec), repair
-
-
-def repaired_by_rule(
-    trained: TrainedRule, circuit: Circuit, alive: Bool[np.ndarray, "patterns nodes"], steps: int = 20
-) -> Float[np.ndarray, " patterns"]:
-    """What a rule makes of a given circuit under each of many knockouts.
-
-    Args:
-        trained: the rule; its circuits have the same layers.
-        circuit: to be damaged.
-        alive: one mask a pattern.
-        steps: of the rule.
-
-    Returns:
-        Hard accuracy of each pattern after the last step.
-    """
-    pool = _begin(trained, circuit)
-    # The rule first looks at the undamaged circuit, as it would in service, so that its gates remember something.
-    ready, _ = configured(trained.rule, trained.spec, pool, trained.data, steps)
-    return heal(trained.rule, trained.spec, _copies(ready, alive), trained.data, steps)[1].healed[-1]
 
 
 def _begin(trained: TrainedRule, circuit: Circuit) -> Pool:
