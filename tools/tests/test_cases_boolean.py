@@ -75,7 +75,7 @@ def test_every_case_serves_a_claim() -> None:
 
 def test_only_the_study_and_the_trainings_are_long() -> None:
     long = [claim.id for claim in CLAIMS.values() if claim.duration == "long"]
-    assert long == ["boolean.study.ours", "boolean.meta_learning.ours"]
+    assert long == ["boolean.study.ours", "boolean.meta_learning.ours", "boolean.growth.ours"]
 
 
 def test_a_quick_run_takes_little_of_the_others() -> None:

@@ -123,6 +123,7 @@ def test_what_never_changes_is_not_called_grown(fire_rate: float) -> None:
     assert repair.worst == min(repair.grown.min(), repair.repaired.min()) < 1
 
 
+@pytest.mark.slow
 def test_rounding_between_steps_changes_what_is_learned() -> None:
     picture = draw_pattern("checkerboard", 6, 6, 1)
     rounded, soft = (

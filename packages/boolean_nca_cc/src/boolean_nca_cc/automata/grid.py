@@ -148,12 +148,7 @@ def run_hard(
     [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     """
     _check_cells(circuit, state, steps, boundary)
-    if not 0 < fire_rate <= 1:
-        raise AutomatonError(
-            f"fire_rate is the share of cells that update in a step, above 0, at most 1; it is {fire_rate}."
-        )
-    if fire_rate < 1 and key is None:
-        raise AutomatonError(f"cells that fire at random (fire_rate {fire_rate}) need a random key; key is None.")
+    _check_firing(fire_rate, key)
     start = (jnp.asarray(state) > 0.5).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(0) if key is None else key, steps)
     return _run_hard(circuit, start, keys, boundary, fire_rate)
@@ -175,6 +170,9 @@ def run_packed(
     state: Bool[Array | np.ndarray, "channels grids height width"],
     steps: int,
     boundary: Boundary = "torus",
+    *,
+    fire_rate: float = 1.0,
+    key: Shaped[Array, "..."] | None = None,
 ) -> Bool[Array, "channels grids height width"]:
     """Runs many grids, 32 a machine word: bit g of a cell's word is the cell of grid g.
 
@@ -184,41 +182,61 @@ def run_packed(
     Args:
         circuit: the cell's circuit.
         state: where to start.
-        steps: how many steps, all cells at once.
+        steps: how many steps.
         boundary: what lies beyond the edges.
+        fire_rate: probability that a cell updates in a step; 1 is synchronous.
+        key: random key of the cells that fire; needed where `fire_rate` is below 1.
 
     Returns:
         The last state.
 
     Raises:
-        AutomatonError: a grid too small, an unknown boundary or a circuit for other cells.
+        AutomatonError: a grid too small, an unknown boundary, a circuit for other cells, a rate outside 0 to 1 or
+            without its key.
 
     >>> copy_west = Circuit([jnp.array([[3]])], [jnp.array([[[-9.0, 9.0]]])])
     >>> run_packed(copy_west, np.eye(3, dtype=bool)[None, None], 2)[0, 0].astype(int).tolist()
     [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
     """
     _check_cells(circuit, state, steps, boundary)
+    _check_firing(fire_rate, key)
     channels, grids, height, width = state.shape
     cells = np.asarray(state).swapaxes(0, 1).reshape(grids, -1)  # grids are what a word holds: the cases
     words = [pack_cases(cells[first : first + _LANES])[:, 0] for first in range(0, grids, _LANES)]
     packed = jnp.stack(words, axis=1).reshape(channels, height, width, -1).transpose(0, 3, 1, 2)
-    packed = _run_packed(circuit, packed, steps, boundary)
+    packed = _run_packed(circuit, packed, steps, boundary, fire_rate, jax.random.key(0) if key is None else key)
     rows = packed.transpose(1, 0, 2, 3).reshape(packed.shape[1], -1)
     unpacked = [unpack_cases(row[:, None], min(_LANES, grids - _LANES * n)) for n, row in enumerate(rows)]
     return jnp.concatenate(unpacked).reshape(grids, channels, height, width).swapaxes(0, 1)
 
 
-@partial(jax.jit, static_argnums=3)
-def _run_packed(circuit: Circuit, state: Array, steps: int | Array, boundary: Boundary) -> Array:
-    def step(_: Array, state: Array) -> Array:
+@partial(jax.jit, static_argnums=(3, 4))
+def _run_packed(
+    circuit: Circuit, state: Array, steps: int | Array, boundary: Boundary, fire_rate: float, key: Array
+) -> Array:
+    def step(number: Array, state: Array) -> Array:
         inputs = neighbourhoods(state, boundary)
         cells = inputs.shape[1]
         tile = min(_TILE, cells)
         tiles = jnp.pad(inputs, ((0, 0), (0, -cells % tile))).reshape(inputs.shape[0], -1, tile)
         outputs = jax.lax.map(partial(evaluate_packed, circuit), tiles.swapaxes(0, 1))
-        return outputs.swapaxes(0, 1).reshape(state.shape[0], -1)[:, :cells].reshape(state.shape)
+        new = outputs.swapaxes(0, 1).reshape(state.shape[0], -1)[:, :cells].reshape(state.shape)
+        if fire_rate == 1:
+            return new
+        fires = jax.random.bernoulli(jax.random.fold_in(key, number), fire_rate, (*state.shape[1:], _LANES))
+        firing = (fires.astype(jnp.uint32) << jnp.arange(_LANES, dtype=jnp.uint32)).sum(-1, dtype=jnp.uint32)
+        return state ^ ((state ^ new) & firing)
 
     return jax.lax.fori_loop(0, steps, step, state)
+
+
+def _check_firing(fire_rate: float, key: Array | None) -> None:
+    if not 0 < fire_rate <= 1:
+        raise AutomatonError(
+            f"fire_rate is the share of cells that update in a step, above 0, at most 1; it is {fire_rate}."
+        )
+    if fire_rate < 1 and key is None:
+        raise AutomatonError(f"cells that fire at random (fire_rate {fire_rate}) need a random key; key is None.")
 
 
 def _check_cells(circuit: Circuit, state: Array | np.ndarray, steps: int, boundary: str) -> None:

@@ -34,7 +34,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from boolean_nca_cc.automata.cells import cell_circuit
-from boolean_nca_cc.automata.grid import run_hard, run_packed, step_cells
+from boolean_nca_cc.automata.grid import run_packed, step_cells
 from boolean_nca_cc.automata.patterns import damage, place_code, random_state, seed_state
 from boolean_nca_cc.automata.settings import GrowSettings
 from boolean_nca_cc.circuits.losses import get_loss
@@ -256,9 +256,7 @@ def evaluate_growth(
     steps = settings.steps if fire_rate == 1 else round(2 * settings.steps / fire_rate)
 
     def run(key: Shaped[Array, "..."], state: Array, steps: int) -> Array:
-        if fire_rate == 1:
-            return run_packed(circuit, state > 0.5, steps, "fixed")
-        return run_hard(circuit, state, steps, "fixed", fire_rate=fire_rate, key=key)[-1]
+        return run_packed(circuit, state > 0.5, steps, "fixed", fire_rate=fire_rate, key=key)
 
     def right(state: Array) -> Float[np.ndarray, " grids"]:
         return np.mean(np.asarray(state[0] > 0.5) == picture, axis=(-2, -1))

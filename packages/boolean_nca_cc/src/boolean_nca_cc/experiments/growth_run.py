@@ -36,7 +36,7 @@ __all__ = ["GrowthOutcome", "draw_growth", "grow_settings", "load_growth", "pict
 
 _OPTIMIZER = {"name": "adam", "b1": 0.9, "b2": 0.99}
 _FREE: Mapping[str, Any] = MappingProxyType(
-    {"update": (64, 32), "unroll": 14, "settle": 4, "batch": 8, "steps": 40, "train_steps": 2000}
+    {"update": (64, 32), "unroll": 12, "settle": 4, "batch": 8, "steps": 40, "train_steps": 2000}
     # Gradients through many steps explode now and then; clipped, such a step is one among others.
     | {"optimizer": _OPTIMIZER | {"learning_rate": 0.15, "clip_norm": 1.0}}
 )
@@ -44,9 +44,10 @@ _GUIDED: Mapping[str, Any] = MappingProxyType(
     {"guide": "place", "scale": 1, "update": (384, 192, 96), "unroll": 1, "settle": 0, "batch": 6, "train_steps": 6000}
     | {"steps": 40, "checkpoint_every": 200, "optimizer": _OPTIMIZER | {"learning_rate": 0.2, "clip_norm": 100.0}}
 )
-_PRACTICE = 10  # side of the grid that a checkerboard is practised on
+_PRACTICE = 8  # side of the grid that a checkerboard is practised on
 
 _SHEET = 18  # frames on a contact sheet, about
+_STILL = 3  # frames of a picture that changes no more
 
 
 @dataclass(frozen=True)
@@ -253,20 +254,26 @@ def draw_growth(
     noise = jax.random.bernoulli(bit_key, 0.5, (settings.channels, 1, *picture.shape)).astype(jnp.float32)
     hurt = damage(place_key, grown[-1][:, None].astype(jnp.float32), settings.damage, noise)[:, 0]
     repaired = run(circuit, hurt, steps, key=repair_key)
-    frames = [Frame(np.asarray(state), f"step {t}", picture) for t, state in enumerate(grown[:, 0])]
-    frames.append(Frame(np.asarray(repaired[0, 0]), "damage", picture))
-    frames += [Frame(np.asarray(state), f"repair {t}", picture) for t, state in enumerate(repaired[1:, 0], 1)]
+    growth, repair = _until_still(np.asarray(grown[:, 0])), _until_still(np.asarray(repaired[:, 0]))
+    frames = [Frame(state, f"step {t}", picture) for t, state in enumerate(growth)]
+    frames += [Frame(state, f"repair {t}" if t else "damage", picture) for t, state in enumerate(repair)]
     every = max(1, len(frames) // _SHEET)
     kept = [
         frame
         for n, frame in enumerate(frames)
-        if n % every == 0 or frame.caption == "damage" or n in (steps, len(frames) - 1)
+        if n % every == 0 or frame.caption == "damage" or n in (len(growth) - 1, len(frames) - 1)
     ]
     side = max(picture.shape)
     return [
         gif(frames, folder / "growth", pixels=max(4, 240 // side)),
         contact_sheet(kept, folder / "growth", pixels=max(3, 112 // side)),
     ]
+
+
+def _until_still(states: Bool[np.ndarray, "times height width"]) -> Bool[np.ndarray, "fewer height width"]:
+    """All steps up to the last that changed something, and a few more."""
+    changing = np.flatnonzero((states != states[-1]).any(axis=(1, 2)))
+    return states[: changing.max(initial=0) + 2 + _STILL]
 
 
 def _summary(repair: Repair) -> dict[str, float]:
@@ -277,7 +284,7 @@ def _summary(repair: Repair) -> dict[str, float]:
 def _point(step: int, losses: Shaped[np.ndarray, " steps"], repair: Repair) -> dict[str, float]:
     means = {name: float(shares.mean()) for name, shares in repair._asdict().items()}
     loss = float(losses[-10:].mean()) if losses.size else float("nan")
-    return {"step": step, "loss": loss, "hard_accuracy": repair.worst, **means}
+    return {"step": float(step), "loss": loss, "hard_accuracy": repair.worst, **means}
 
 
 def _settled(history: dict[str, Shaped[np.ndarray, " points"]]) -> bool:
