@@ -233,12 +233,11 @@ def test_without_matplotlib_a_run_is_whole_and_says_what_is_missing(
     assert {file.name for file in (tmp_path / "a").iterdir()} == {CHECKPOINT, RESULT}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
-def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(run: Run, tmp_path: Path) -> None:
-    command = ["train", *SMALL, "--steps", "2000", "--checkpoint-every", "10"]
+def _kill_at(words: str, command: list[str], folder: Path) -> None:
+    """Runs a command into `killed`, and ends it without warning when it reports these words."""
     process = subprocess.Popen(
         [sys.executable, "-m", "boolean_nca_cc", *command, "--out", "killed"],
-        cwd=tmp_path,
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -246,10 +245,16 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(ru
     with process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "150/2000" in line:
+            if words in line:
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(run: Run, tmp_path: Path) -> None:
+    command = ["train", *SMALL, "--steps", "2000", "--checkpoint-every", "10"]
+    _kill_at("150/2000", command, tmp_path)
     assert 150 <= load(tmp_path / "killed" / CHECKPOINT).step < 2000
     assert not (tmp_path / "killed" / RESULT).exists()
 
@@ -267,20 +272,7 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(ru
 def test_a_killed_study_resumes_and_ends_with_the_bits_of_the_uninterrupted_one(run: Run, tmp_path: Path) -> None:
     run("train", *SMALL, "--steps", "40", "--out", "a")
     command = ["knockout", "--checkpoint", "a", "--patterns", "400", "--dead", "1,3", "--steps", "10", "--chunk", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "boolean_nca_cc", *command, "--out", "killed"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "knocking out: 30/400" in line:
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    _kill_at("knocking out: 30/400", command, tmp_path)
     assert 30 <= load(tmp_path / "killed" / STUDY).step < 400
     assert not (tmp_path / "killed" / RESULT).exists()
     code, _, err = run(*command, "--out", "killed", "--resume")

@@ -28,7 +28,7 @@ from boolean_nca_cc.checkpoint import Checkpoint, load, save, write_atomically
 from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.errors import CheckpointError
-from boolean_nca_cc.experiments.training_run import CHECKPOINT, RESULT, Report, check_same_settings
+from boolean_nca_cc.experiments.training_run import CHECKPOINT, RESULT, Report, check_same_settings, load_kind
 from boolean_nca_cc.knockout.liveness import prune
 from boolean_nca_cc.plots_automata import Frame, contact_sheet, gif
 
@@ -218,12 +218,7 @@ def load_growth(path: Path) -> tuple[GrowSettings, Checkpoint]:
     Raises:
         CheckpointError: no checkpoint of such a run.
     """
-    saved = load(path / CHECKPOINT if path.is_dir() else path)
-    if "grow" not in saved.settings:
-        raise CheckpointError(
-            f"a checkpoint of a growing picture is needed; {path} is of another kind. "
-            "Give the folder of `boolean-nca grow`."
-        )
+    saved = load_kind(path, "grow", "a checkpoint of a growing picture", "grow")
     return GrowSettings.model_validate(saved.settings["grow"]), saved
 
 

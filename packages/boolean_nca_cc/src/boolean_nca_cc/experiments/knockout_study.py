@@ -24,7 +24,7 @@ from boolean_nca_cc.errors import CheckpointError, ConfigError
 from boolean_nca_cc.experiments.damage import amounts, check_damage, damage_patterns
 from boolean_nca_cc.experiments.evaluation import hard_accuracies
 from boolean_nca_cc.experiments.settings import KnockoutSettings
-from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, task_of
+from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, load_kind, task_of
 
 __all__ = ["STUDY", "KnockoutOutcome", "RepairRule", "load_study", "run_knockout_study"]
 
@@ -191,11 +191,7 @@ def load_study(folder: Path) -> KnockoutOutcome:
     Raises:
         CheckpointError: no study in the folder.
     """
-    saved = load(folder / STUDY)
-    if "knockout" not in saved.settings:
-        raise CheckpointError(
-            f"a study's file is needed; {folder / STUDY} is of another kind. Give the folder of `boolean-nca knockout`."
-        )
+    saved = load_kind(folder / STUDY, "knockout", "a study's file", "knockout")
     settings = KnockoutSettings.model_validate(saved.settings["knockout"])
     name = saved.settings.get("repair", {}).get("rule", "")
     return _outcome(settings, saved.circuit, saved.spec, task_of(settings.base), saved.record, name, [folder / STUDY])

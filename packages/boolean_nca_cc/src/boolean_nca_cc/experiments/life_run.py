@@ -20,7 +20,7 @@ from boolean_nca_cc.circuits.model import Circuit
 from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.errors import CheckpointError
 from boolean_nca_cc.experiments.evaluation import evaluate
-from boolean_nca_cc.experiments.training_run import CHECKPOINT, RESULT, Report, check_same_settings
+from boolean_nca_cc.experiments.training_run import CHECKPOINT, RESULT, Report, check_same_settings, load_kind
 from boolean_nca_cc.knockout.liveness import prune
 from boolean_nca_cc.optim import make_optimizer
 from boolean_nca_cc.plots_automata import Frame, contact_sheet, gif
@@ -173,12 +173,7 @@ def load_life(path: Path) -> tuple[LifeSettings, Checkpoint]:
     Raises:
         CheckpointError: no checkpoint of such a run.
     """
-    saved = load(path / CHECKPOINT if path.is_dir() else path)
-    if "life" not in saved.settings:
-        raise CheckpointError(
-            f"a checkpoint of the Game of Life is needed; {path} is of another kind. "
-            "Give the folder of `boolean-nca life`."
-        )
+    saved = load_kind(path, "life", "a checkpoint of the Game of Life", "life")
     return LifeSettings.model_validate(saved.settings["life"]), saved
 
 

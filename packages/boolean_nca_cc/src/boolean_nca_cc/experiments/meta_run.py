@@ -17,7 +17,7 @@ from boolean_nca_cc.circuits.spec import CircuitSpec
 from boolean_nca_cc.circuits.tasks import TaskData
 from boolean_nca_cc.errors import CheckpointError
 from boolean_nca_cc.experiments.settings import TrainSettings
-from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, new_circuit, task_of
+from boolean_nca_cc.experiments.training_run import RESULT, Report, check_same_settings, load_kind, new_circuit, task_of
 from boolean_nca_cc.meta.evaluation import RuleEvaluation, evaluate_rule
 from boolean_nca_cc.meta.hosts import is_main_process
 from boolean_nca_cc.meta.rollout import Rule
@@ -183,13 +183,8 @@ def load_rule(path: Path) -> TrainedRule:
     Raises:
         CheckpointError: no rule there.
     """
-    file = path / RULE if path.is_dir() else path
-    saved = load(file)
-    if "meta" not in saved.settings:
-        raise CheckpointError(
-            f"a rule's file is needed; {file} is of another kind. Give the folder of `boolean-nca meta-train`."
-        )
-    return _resumed(MetaSettings.model_validate(saved.settings["meta"]), file)
+    saved = load_kind(path, "meta", "a rule's file", "meta-train", RULE)
+    return _resumed(MetaSettings.model_validate(saved.settings["meta"]), path / RULE if path.is_dir() else path)
 
 
 def _begun(settings: MetaSettings) -> TrainedRule:

@@ -161,12 +161,32 @@ def load_run(path: Path) -> tuple[TrainSettings, Checkpoint]:
     Raises:
         CheckpointError: no checkpoint of a training run.
     """
-    saved = load(path / CHECKPOINT if path.is_dir() else path)
-    if "train" not in saved.settings:
-        raise CheckpointError(
-            f"a training run's checkpoint is needed; {path} is of another kind. Give the folder of `boolean-nca train`."
-        )
+    saved = load_kind(path, "train", "a training run's checkpoint", "train")
     return TrainSettings.model_validate(saved.settings["train"]), saved
+
+
+def load_kind(path: Path, kind: str, what: str, command: str, name: str = CHECKPOINT) -> Checkpoint:
+    """A checkpoint of a certain kind of run, from its folder or its file.
+
+    Args:
+        path: the folder or the file.
+        kind: the entry of its settings that a run of this kind has.
+        what: it is called.
+        command: of `boolean-nca`, that writes it.
+        name: of the file in a folder.
+
+    Returns:
+        The checkpoint; the optimiser's state is left aside.
+
+    Raises:
+        CheckpointError: no checkpoint there, or one of another kind.
+    """
+    saved = load(path / name if path.is_dir() else path)
+    if kind not in saved.settings:
+        raise CheckpointError(
+            f"{what} is needed; {path} is of another kind. Give the folder of `boolean-nca {command}`."
+        )
+    return saved
 
 
 def check_same_settings(
